@@ -4,12 +4,19 @@
 //! same for all formats is built once on top: regions (`region`), the physical resolution (`mpp`), the choice of the
 //! reader ([`Slide::open`]).
 
+pub mod aperio;
+pub mod generic;
 pub mod mpp;
+pub mod openslide;
 pub mod region;
+pub mod source;
+pub mod tiff;
+pub mod tiled;
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use mpp::{Mpp, MppOverride};
 
 /// How a level's blocks are compressed, as far as anyone outside the reader needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,4 +190,139 @@ pub trait SlideReader: Send + Sync {
         out: &mut [u8],
         pitch: usize,
     ) -> Result<BlockKind>;
+}
+
+/// A native format: how it is recognised and opened. A new one is a file and a line in [`FORMATS`].
+pub struct Format {
+    /// The name in `info`, records and the README's table.
+    pub name: &'static str,
+    recognise: fn(&tiff::Tiff) -> bool,
+    open: fn(tiff::Tiff) -> Result<tiled::TiledTiff>,
+}
+
+/// The native formats in the order they are tried; the most particular first.
+pub const FORMATS: &[Format] = &[
+    Format { name: "aperio", recognise: aperio::recognise, open: aperio::open },
+    Format { name: "generic-tiff", recognise: generic::recognise, open: generic::open },
+];
+
+/// Endings of files that are taken for slides before anyone has looked into them.
+pub const EXTENSIONS: &[&str] = &[
+    "svs", "tif", "tiff", "btf", "ndpi", "scn", "bif", "mrxs", "vms", "vmu", "svslide", "dcm", "czi",
+];
+
+/// An open slide: its reader and its physical resolution.
+pub struct Slide {
+    /// The reader.
+    pub reader: Box<dyn SlideReader>,
+}
+
+impl Slide {
+    /// Opens a slide with the native reader that recognises its content, otherwise with OpenSlide.
+    ///
+    /// # Errors
+    /// [`Error::NotASlide`], [`Error::Damaged`], [`Error::Unsupported`], [`Error::Read`], or [`Error::Library`] where only
+    /// OpenSlide could read it and is not installed.
+    pub fn open(path: &Path) -> Result<Self> {
+        let source = source::Source::open(path).map_err(Error::Read)?;
+        let mut head = Vec::new();
+        source.read(0, source.length().min(4096) as usize, &mut head).map_err(Error::Read)?;
+        if head.is_empty() {
+            return Err(Error::NotASlide("the file is empty".into()));
+        }
+        if tiff::is_tiff(&head) {
+            let tiff = tiff::Tiff::open(source)?;
+            let Some(format) = FORMATS.iter().find(|f| (f.recognise)(&tiff)) else {
+                return match generic::foreign_vendor(&tiff) {
+                    Some(_) => Self::through_openslide(path),
+                    None => Err(Error::Unsupported(
+                        "a TIFF without tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)".into(),
+                    )),
+                };
+            };
+            return match (format.open)(tiff) {
+                Ok(reader) => Ok(Slide { reader: Box::new(reader) }),
+                // OpenSlide knows codings that the native reader does not; where it fails too, the first reason counts.
+                Err(Error::Unsupported(why)) => Self::through_openslide(path).map_err(|e| match e {
+                    Error::Library(_) => e,
+                    _ => Error::Unsupported(why),
+                }),
+                Err(e) => Err(e),
+            };
+        }
+        if is_foreign(path, &head) {
+            return Self::through_openslide(path);
+        }
+        Err(Error::NotASlide("the content is no slide format".into()))
+    }
+
+    fn through_openslide(path: &Path) -> Result<Self> {
+        Ok(Slide { reader: Box::new(openslide::OpenSlideReader::open(path)?) })
+    }
+
+    /// What the slide is.
+    #[must_use]
+    pub fn info(&self) -> &SlideInfo {
+        self.reader.info()
+    }
+
+    /// Level 0.
+    #[must_use]
+    pub fn level0(&self) -> &Level {
+        &self.info().levels[0]
+    }
+
+    /// The physical resolution, judged.
+    ///
+    /// # Errors
+    /// [`Error::Mpp`].
+    pub fn mpp(&self, user: MppOverride) -> Result<Mpp> {
+        mpp::resolve(&self.info().stated_mpp, self.info().objective_power, user)
+    }
+}
+
+/// Whether a file that is no TIFF belongs to a format that OpenSlide knows: by content, or by name for the formats whose
+/// entry file is a plain text or JPEG file.
+fn is_foreign(path: &Path, head: &[u8]) -> bool {
+    let by_content = head.get(128..132) == Some(b"DICM") || head.starts_with(b"ZISRAWFILE") || head.starts_with(b"SQLite format 3");
+    let extension = path.extension().map(|e| e.to_ascii_lowercase());
+    by_content || extension.is_some_and(|e| ["mrxs", "vms", "vmu"].iter().any(|known| e == *known))
+}
+
+/// Level-0 pixels per pixel of a level: the whole number whose rounded-down or rounded-up quotients are the level's sides, if
+/// there is one, otherwise the mean ratio of the sides.
+///
+/// A level's sides are whole pixels, so the ratio of sizes is off by up to a pixel over the whole slide: 8063 / 2015 is
+/// 4.0015 where the scanner reduced by 4.
+#[must_use]
+pub fn downsample_between(level0: (u32, u32), level: (u32, u32)) -> f64 {
+    let ratio = (f64::from(level0.0) / f64::from(level.0) + f64::from(level0.1) / f64::from(level.1)) / 2.0;
+    // The smaller the level, the further the ratio of rounded sides may lie from the true reduction.
+    let slack = 1.0 + ratio / f64::from(level.0.min(level.1));
+    let lowest = ((ratio - slack).floor() as u32).max(1);
+    let fits = |n: u32| {
+        let side = |full: u32, reduced: u32| reduced == full / n || reduced == full.div_ceil(n);
+        side(level0.0, level.0) && side(level0.1, level.1)
+    };
+    let mut whole: Vec<u32> = (lowest..=(ratio + slack).ceil() as u32).filter(|n| fits(*n)).collect();
+    whole.sort_by(|a, b| (f64::from(*a) - ratio).abs().total_cmp(&(f64::from(*b) - ratio).abs()));
+    // Scanners reduce by powers of two; a tiny level fits several whole numbers.
+    let power = whole.iter().find(|n| n.is_power_of_two()).or(whole.first());
+    power.map_or(ratio, |n| f64::from(*n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn downsamples_are_whole_where_the_sizes_allow_it() {
+        assert_eq!(downsample_between((8063, 6011), (2015, 1502)), 4.0);
+        assert_eq!(downsample_between((8063, 6011), (503, 375)), 16.0);
+        assert_eq!(downsample_between((1300, 1000), (81, 62)), 16.0);
+        assert_eq!(downsample_between((100, 100), (100, 100)), 1.0);
+        assert_eq!(downsample_between((900, 600), (300, 200)), 3.0);
+        let odd = downsample_between((1000, 1000), (370, 370));
+        assert!((odd - 1000.0 / 370.0).abs() < 1e-12);
+    }
 }

@@ -1,0 +1,257 @@
+//! JPEG blocks through libjpeg-turbo, as they lie in TIFF-like files.
+//!
+//! A TIFF's JPEG block is often abbreviated: its quantisation and Huffman tables stand once per level in tag 347, and
+//! nothing in the stream says whether its three components are YCbCr or RGB. libjpeg guesses the latter from component
+//! ids and markers and is wrong for Aperio's RGB (ids 0, 1, 2, no Adobe marker). So every block is put together anew:
+//! an Adobe marker with the colour transform that the TIFF states, the tables, then the block without its own APPn and
+//! comment segments.
+//!
+//! Reference: ITU-T T.81 Annex B (markers), TIFF Technical Note 2 (JPEGTables), Adobe Technical Note 5116 (APP14).
+
+use turbojpeg::{Decompressor, Image, PixelFormat, ScalingFactor};
+
+use super::Target;
+use crate::slide::Scale;
+
+/// What the container says the components are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// One component.
+    Grey,
+    /// Three components, luma and chroma.
+    YCbCr,
+    /// Three components, red, green and blue as they are.
+    Rgb,
+}
+
+impl Colour {
+    fn components(self) -> u8 {
+        match self {
+            Colour::Grey => 1,
+            Colour::YCbCr | Colour::Rgb => 3,
+        }
+    }
+}
+
+/// APP14 "Adobe", version 100, no flags; the last byte is the colour transform: 0 none, 1 YCbCr.
+const ADOBE: [u8; 15] = [0xff, 0xee, 0, 14, b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0];
+
+/// Most scans that a progressive block may have; each costs a pass over the block.
+const MAX_SCANS: u32 = 100;
+
+/// Puts a complete stream together in `out` (cleared first) and checks that it holds what the container promises.
+///
+/// `width` and `height` are the block's sides in pixels. A block may be larger than promised (some writers pad to whole
+/// MCUs), never smaller: the caller gets exactly the frame's size back.
+///
+/// # Errors
+/// Says in words what is wrong with the block.
+pub fn assemble(
+    tables: Option<&[u8]>,
+    block: &[u8],
+    colour: Colour,
+    (width, height): (u32, u32),
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
+    out.clear();
+    if block.len() < 4 || block[..2] != [0xff, 0xd8] {
+        return Err(format!(
+            "not a JPEG stream: it starts with {:02x?}",
+            &block[..block.len().min(2)]
+        ));
+    }
+    out.extend_from_slice(&[0xff, 0xd8]);
+    if colour != Colour::Grey {
+        out.extend_from_slice(&ADOBE);
+        out.extend_from_slice(&[u8::from(colour == Colour::YCbCr)]);
+    }
+    if let Some(tables) = tables {
+        copy_segments(tables, out, None)?;
+    }
+    copy_segments(block, out, Some((colour, width, height)))?;
+    Ok(())
+}
+
+/// Copies marker segments after SOI. With `frame`, goes on to the end of the entropy-coded data and checks the frame
+/// header; without (a tables stream), stops at EOI.
+fn copy_segments(stream: &[u8], out: &mut Vec<u8>, frame: Option<(Colour, u32, u32)>) -> Result<(), String> {
+    let truncated = || "JPEG headers end too early".to_string();
+    if stream.len() < 4 || stream[..2] != [0xff, 0xd8] {
+        return Err("the JPEG tables (tag 347) are no JPEG stream".into());
+    }
+    let mut at = 2;
+    let mut seen_frame = false;
+    loop {
+        let marker_at = at;
+        if *stream.get(at).ok_or_else(truncated)? != 0xff {
+            return Err("JPEG headers are corrupt: no marker where one must be".into());
+        }
+        while *stream.get(at).ok_or_else(truncated)? == 0xff {
+            at += 1;
+        }
+        let marker = stream[at];
+        at += 1;
+        if marker == 0xd9 {
+            return match frame {
+                None => Ok(()),
+                Some(_) => Err("JPEG stream without an image".into()),
+            };
+        }
+        if marker == 0x01 || (0xd0..=0xd7).contains(&marker) {
+            continue;
+        }
+        let length = usize::from(u16::from_be_bytes([
+            *stream.get(at).ok_or_else(truncated)?,
+            *stream.get(at + 1).ok_or_else(truncated)?,
+        ]));
+        let segment = stream.get(at..at + length.max(2)).ok_or_else(truncated)?;
+        match marker {
+            // APPn and comments: no pixels, at worst a wrong colour transform or somebody's words.
+            0xe0..=0xef | 0xfe => {}
+            0xda => {
+                if !seen_frame {
+                    return Err("JPEG scan before its frame header".into());
+                }
+                out.extend_from_slice(&stream[marker_at..]);
+                return Ok(());
+            }
+            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+                let (colour, width, height) = frame.ok_or("a frame among the JPEG tables")?;
+                check_frame(marker, segment, colour, width, height)?;
+                seen_frame = true;
+                out.extend_from_slice(&stream[marker_at..at + length]);
+            }
+            _ => out.extend_from_slice(&stream[marker_at..at + length.max(2)]),
+        }
+        at += length.max(2);
+    }
+}
+
+fn check_frame(marker: u8, segment: &[u8], colour: Colour, width: u32, height: u32) -> Result<(), String> {
+    let [_, _, bits, h1, h0, w1, w0, components, ..] = *segment else {
+        return Err("JPEG frame header is too short".into());
+    };
+    if !matches!(marker, 0xc0..=0xc2) {
+        return Err(format!(
+            "JPEG of a kind that no scanner writes (SOF{}: lossless, hierarchical or arithmetic)",
+            marker & 15
+        ));
+    }
+    if bits != 8 {
+        return Err(format!("JPEG with {bits} bits a sample, 8 expected"));
+    }
+    let (w, h) = (u32::from(u16::from_be_bytes([w1, w0])), u32::from(u16::from_be_bytes([h1, h0])));
+    if (w, h) != (width, height) {
+        return Err(format!("JPEG of {w} x {h} px in a block of {width} x {height} px"));
+    }
+    if components != colour.components() {
+        return Err(format!("JPEG with {components} components, {} expected", colour.components()));
+    }
+    Ok(())
+}
+
+/// Decodes a stream that [`assemble`] made. `target` has the block's sides divided by `scale`.
+///
+/// Damage that libjpeg-turbo would paper over with grey (its warnings) is an error here.
+///
+/// # Errors
+/// The decoder's own words.
+pub fn decode(
+    decompressor: &mut Option<Decompressor>,
+    stream: &[u8],
+    scale: Scale,
+    target: &mut Target,
+) -> Result<(), String> {
+    let decompressor = match decompressor {
+        Some(d) => d,
+        None => {
+            let mut d = Decompressor::new().map_err(|e| e.to_string())?;
+            d.set_scan_limit(MAX_SCANS).map_err(|e| e.to_string())?;
+            decompressor.insert(d)
+        }
+    };
+    // The crate refuses a target smaller than the picture, and reads the header for it.
+    let factor = ScalingFactor::new(1, scale.divisor() as usize);
+    if decompressor.scaling_factor() != factor {
+        decompressor.set_scaling_factor(factor).map_err(|e| e.to_string())?;
+    }
+    let image = Image {
+        pixels: &mut *target.pixels,
+        width: target.width,
+        pitch: target.pitch,
+        height: target.height,
+        format: PixelFormat::RGB,
+    };
+    decompressor.decompress(stream, image).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jpeg(width: usize, height: usize) -> Vec<u8> {
+        let pixels: Vec<u8> = (0..width * height * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let image = Image { pixels: &pixels[..], width, pitch: width * 3, height, format: PixelFormat::RGB };
+        turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).expect("compresses").to_vec()
+    }
+
+    #[test]
+    fn a_whole_stream_decodes_as_libjpeg_turbo_does() {
+        let stream = jpeg(64, 48);
+        let mut assembled = Vec::new();
+        assemble(None, &stream, Colour::YCbCr, (64, 48), &mut assembled).expect("assembles");
+        let mut pixels = vec![0; 64 * 48 * 3];
+        let mut target = Target { pixels: &mut pixels, pitch: 64 * 3, width: 64, height: 48 };
+        decode(&mut None, &assembled, Scale::Full, &mut target).expect("decodes");
+        let expected = turbojpeg::decompress(&stream, PixelFormat::RGB).expect("decodes");
+        assert_eq!(pixels, expected.pixels);
+    }
+
+    #[test]
+    fn tables_apart_give_the_same_pixels() {
+        let stream = jpeg(32, 32);
+        // DQT (db) and DHT (c4) segments to the tables stream, the rest to the block.
+        let (mut tables, mut block) = (vec![0xff, 0xd8], vec![0xff, 0xd8]);
+        let mut at = 2;
+        while stream[at + 1] != 0xda {
+            let end = at + 2 + usize::from(u16::from_be_bytes([stream[at + 2], stream[at + 3]]));
+            let part = if matches!(stream[at + 1], 0xdb | 0xc4) { &mut tables } else { &mut block };
+            part.extend_from_slice(&stream[at..end]);
+            at = end;
+        }
+        block.extend_from_slice(&stream[at..]);
+        tables.extend_from_slice(&[0xff, 0xd9]);
+        let mut assembled = Vec::new();
+        assert!(
+            assemble(None, &block, Colour::YCbCr, (32, 32), &mut assembled).is_ok(),
+            "missing tables are the decoder's to find"
+        );
+        assemble(Some(&tables), &block, Colour::YCbCr, (32, 32), &mut assembled).expect("assembles");
+        let mut pixels = vec![0; 32 * 32 * 3];
+        let mut target = Target { pixels: &mut pixels, pitch: 96, width: 32, height: 32 };
+        decode(&mut None, &assembled, Scale::Full, &mut target).expect("decodes");
+        assert_eq!(pixels, turbojpeg::decompress(&stream, PixelFormat::RGB).expect("decodes").pixels);
+    }
+
+    #[test]
+    fn wrong_blocks_are_refused_in_words() {
+        let stream = jpeg(32, 32);
+        let mut out = Vec::new();
+        let mut refuse = |block: &[u8], colour, size| assemble(None, block, colour, size, &mut out).expect_err("refused");
+        assert!(refuse(b"\x89PNG", Colour::YCbCr, (32, 32)).contains("not a JPEG"));
+        assert!(refuse(&stream, Colour::YCbCr, (64, 32)).contains("32 x 32 px in a block of 64 x 32"));
+        assert!(refuse(&stream, Colour::Grey, (32, 32)).contains("3 components, 1 expected"));
+        assert!(refuse(&stream[..40], Colour::YCbCr, (32, 32)).contains("too early"));
+        assert!(refuse(&[], Colour::YCbCr, (32, 32)).contains("not a JPEG"));
+    }
+
+    #[test]
+    fn a_truncated_scan_is_an_error() {
+        let stream = jpeg(64, 64);
+        let mut assembled = Vec::new();
+        assemble(None, &stream[..stream.len() / 2], Colour::YCbCr, (64, 64), &mut assembled).expect("headers are whole");
+        let mut pixels = vec![0; 64 * 64 * 3];
+        let mut target = Target { pixels: &mut pixels, pitch: 192, width: 64, height: 64 };
+        assert!(decode(&mut None, &assembled, Scale::Full, &mut target).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Lossless TIFF codings: none, LZW, deflate and zstd, with the horizontal predictor, and the way from samples to RGB.
+//!
+//! Reference: TIFF 6.0 sections 8 (photometric), 13 (LZW), 14 (predictor), 18 (extra samples); TIFF Technical Note on
+//! deflate; libtiff's zstd (50000).
+
+use std::io::Read;
+
+use super::Target;
+
+/// Byte-wise compression of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Uncompressed.
+    None,
+    /// LZW, most significant bit first, early change.
+    Lzw,
+    /// zlib stream.
+    Deflate,
+    /// Zstandard frame.
+    Zstd,
+}
+
+/// What the samples of a block mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Samples {
+    /// 8 or 16.
+    pub bits: u16,
+    /// Samples a pixel: 1 (grey), 2 (grey + extra), 3 (RGB) or 4 (RGB + extra).
+    pub per_pixel: u16,
+    /// Grey where 0 is white.
+    pub white_is_zero: bool,
+    /// What the extra sample is.
+    pub alpha: Alpha,
+    /// TIFF predictor 2: each sample is stored as the difference to its left neighbour.
+    pub predictor: bool,
+    /// Byte order of 16-bit samples.
+    pub big_endian: bool,
+}
+
+/// The meaning of the sample after the colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpha {
+    /// Unspecified: ignored.
+    Ignored,
+    /// Colours are already multiplied by it.
+    Associated,
+    /// Colours are not multiplied by it.
+    Unassociated,
+}
+
+impl Samples {
+    /// Bytes of a block of `width` x `height` pixels.
+    #[must_use]
+    pub fn bytes(&self, width: u32, height: u32) -> usize {
+        width as usize * height as usize * usize::from(self.per_pixel) * usize::from(self.bits / 8)
+    }
+}
+
+/// Unpacks `packed` into exactly `expected` bytes of `out` (cleared first).
+///
+/// # Errors
+/// Says what is wrong: corrupt data, or fewer bytes than the block needs. Bytes past the need are ignored, as libtiff does.
+pub fn unpack(packing: Packing, packed: &[u8], expected: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    out.clear();
+    let got = match packing {
+        Packing::None => {
+            out.extend_from_slice(&packed[..packed.len().min(expected)]);
+            Ok(())
+        }
+        Packing::Lzw => {
+            let mut decoder = weezl::decode::Decoder::with_tiff_size_switch(weezl::BitOrder::Msb, 8);
+            out.resize(expected, 0);
+            let result = decoder.decode_bytes(packed, out);
+            out.truncate(result.consumed_out);
+            result.status.map(|_| ()).map_err(|e| format!("corrupt LZW data: {e}"))
+        }
+        Packing::Deflate => read_up_to(flate2::read::ZlibDecoder::new(packed), expected, out)
+            .map_err(|e| format!("corrupt deflate data: {e}")),
+        Packing::Zstd => zstd::stream::read::Decoder::with_buffer(packed)
+            .and_then(|d| read_up_to(d, expected, out))
+            .map_err(|e| format!("corrupt zstd data: {e}")),
+    };
+    if out.len() < expected {
+        got?;
+        return Err(format!("{} bytes in a block of {expected}", out.len()));
+    }
+    Ok(())
+}
+
+fn read_up_to(reader: impl Read, expected: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
+    out.reserve_exact(expected);
+    reader.take(expected as u64).read_to_end(out).map(|_| ())
+}
+
+/// Turns unpacked samples (row after row, chunky) into RGB. `samples` is changed in place where a predictor is undone.
+pub fn to_rgb(bytes: &mut [u8], samples: Samples, target: &mut Target) {
+    let per_pixel = usize::from(samples.per_pixel);
+    let row_bytes = target.width * per_pixel * usize::from(samples.bits / 8);
+    for (y, row) in bytes.chunks_exact_mut(row_bytes).take(target.height).enumerate() {
+        if samples.bits == 16 {
+            if samples.predictor {
+                undo_predictor_16(row, per_pixel, samples.big_endian);
+            }
+            narrow(row, samples.big_endian);
+        } else if samples.predictor {
+            for i in per_pixel..row.len() {
+                row[i] = row[i].wrapping_add(row[i - per_pixel]);
+            }
+        }
+        let row = &row[..target.width * per_pixel];
+        let out = target.row(y);
+        match per_pixel {
+            3 => out.copy_from_slice(row),
+            _ => {
+                for (pixel, rgb) in row.chunks_exact(per_pixel).zip(out.chunks_exact_mut(3)) {
+                    rgb.copy_from_slice(&rgb_of(pixel, samples));
+                }
+            }
+        }
+    }
+}
+
+fn undo_predictor_16(row: &mut [u8], per_pixel: usize, big_endian: bool) {
+    let get = |b: &[u8]| if big_endian { u16::from_be_bytes([b[0], b[1]]) } else { u16::from_le_bytes([b[0], b[1]]) };
+    for i in per_pixel..row.len() / 2 {
+        let sum = get(&row[2 * i..]).wrapping_add(get(&row[2 * (i - per_pixel)..]));
+        row[2 * i..2 * i + 2].copy_from_slice(&if big_endian { sum.to_be_bytes() } else { sum.to_le_bytes() });
+    }
+}
+
+/// 16-bit samples to 8 bits, rounded (65535 becomes 255), packed into the row's first half.
+fn narrow(row: &mut [u8], big_endian: bool) {
+    for i in 0..row.len() / 2 {
+        let pair = [row[2 * i], row[2 * i + 1]];
+        let value = if big_endian { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) };
+        row[i] = ((u32::from(value) * 255 + 32767) / 65535) as u8;
+    }
+}
+
+/// One pixel over white.
+fn rgb_of(pixel: &[u8], samples: Samples) -> [u8; 3] {
+    let grey = |v: u8| if samples.white_is_zero { 255 - v } else { v };
+    let colours = if pixel.len() < 3 { [grey(pixel[0]); 3] } else { [pixel[0], pixel[1], pixel[2]] };
+    let Some(&alpha) = (pixel.len() % 2 == 0).then(|| pixel.last()).flatten() else { return colours };
+    match samples.alpha {
+        Alpha::Ignored => colours,
+        Alpha::Associated => colours.map(|c| c.saturating_add(255 - alpha)),
+        Alpha::Unassociated => colours.map(|c| {
+            let (c, a) = (u32::from(c), u32::from(alpha));
+            ((c * a + 255 * (255 - a) + 127) / 255) as u8
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RGB8: Samples = Samples {
+        bits: 8,
+        per_pixel: 3,
+        white_is_zero: false,
+        alpha: Alpha::Ignored,
+        predictor: false,
+        big_endian: false,
+    };
+
+    fn rgb(mut bytes: Vec<u8>, samples: Samples, width: usize) -> Vec<u8> {
+        let mut pixels = vec![0; width * 3];
+        to_rgb(&mut bytes, samples, &mut Target { pixels: &mut pixels, pitch: width * 3, width, height: 1 });
+        pixels
+    }
+
+    #[test]
+    fn samples_become_rgb() {
+        assert_eq!(rgb(vec![1, 2, 3, 4, 5, 6], RGB8, 2), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(rgb(vec![10, 20, 30, 1, 1, 255], Samples { predictor: true, ..RGB8 }, 2), [10, 20, 30, 11, 21, 29]);
+        let grey = Samples { per_pixel: 1, ..RGB8 };
+        assert_eq!(rgb(vec![7, 9], grey, 2), [7, 7, 7, 9, 9, 9]);
+        assert_eq!(rgb(vec![7], Samples { white_is_zero: true, ..grey }, 1), [248; 3]);
+        let rgba = Samples { per_pixel: 4, alpha: Alpha::Unassociated, ..RGB8 };
+        assert_eq!(rgb(vec![100, 0, 255, 0, 100, 0, 255, 255], rgba, 2), [255, 255, 255, 100, 0, 255]);
+        assert_eq!(rgb(vec![50, 0, 100, 100], Samples { alpha: Alpha::Associated, ..rgba }, 1), [205, 155, 255]);
+    }
+
+    #[test]
+    fn sixteen_bits_are_rounded_in_either_byte_order() {
+        let grey = Samples { bits: 16, per_pixel: 1, ..RGB8 };
+        assert_eq!(rgb(vec![0xff, 0xff], grey, 1), [255; 3]);
+        assert_eq!(rgb(vec![0x00, 0x80], grey, 1), [128; 3]);
+        assert_eq!(rgb(vec![0x80, 0x00], Samples { big_endian: true, ..grey }, 1), [128; 3]);
+        let differences = Samples { big_endian: true, predictor: true, ..grey };
+        assert_eq!(rgb(vec![0x01, 0x01, 0x01, 0x01], differences, 2), [1, 1, 1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_short_or_corrupt_block_is_an_error() {
+        let mut out = Vec::new();
+        assert!(unpack(Packing::None, &[1, 2], 3, &mut out).expect_err("short").contains("2 bytes in a block of 3"));
+        assert!(unpack(Packing::Deflate, &[1, 2, 3], 3, &mut out).is_err());
+        assert!(unpack(Packing::Zstd, &[1, 2, 3], 3, &mut out).is_err());
+        assert!(unpack(Packing::Lzw, &[0xff, 0xff, 0xff], 300, &mut out).is_err());
+        assert!(unpack(Packing::None, &[1, 2, 3, 4], 3, &mut out).is_ok());
+        assert_eq!(out, [1, 2, 3]);
+    }
+}

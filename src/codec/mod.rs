@@ -1,0 +1,44 @@
+//! Compressed block in, interleaved 8-bit RGB out. Nothing here knows of files, levels or slides.
+//!
+//! A thread owns one [`Scratch`]: decoders and buffers that live from block to block, so that decoding allocates nothing
+//! once the buffers have grown to the largest block.
+
+pub mod jpeg;
+pub mod lossless;
+
+/// One thread's decoders and buffers.
+#[derive(Default)]
+pub struct Scratch {
+    /// libjpeg-turbo's handle, made at the first JPEG block.
+    pub(crate) jpeg: Option<turbojpeg::Decompressor>,
+    /// The block as it lies in the file.
+    pub(crate) compressed: Vec<u8>,
+    /// A complete JPEG stream, or the samples before conversion to RGB.
+    pub(crate) staging: Vec<u8>,
+}
+
+/// Where a decoder puts its pixels: `height` rows of `width` RGB pixels, `pitch` bytes apart.
+pub struct Target<'a> {
+    /// First byte of the first row.
+    pub pixels: &'a mut [u8],
+    /// Bytes from one row to the next.
+    pub pitch: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+impl Target<'_> {
+    /// The bytes of row `y`.
+    pub fn row(&mut self, y: usize) -> &mut [u8] {
+        &mut self.pixels[y * self.pitch..y * self.pitch + self.width * 3]
+    }
+
+    /// Paints everything white, the background of a slide.
+    pub fn fill_white(&mut self) {
+        for y in 0..self.height {
+            self.row(y).fill(255);
+        }
+    }
+}

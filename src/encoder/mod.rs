@@ -1,0 +1,21 @@
+//! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its card (`registry`), how it runs in
+//! `onnx`, how a tile becomes its input in `preprocess`.
+
+pub mod onnx;
+pub mod preprocess;
+pub mod registry;
+
+use crate::error::Result;
+
+/// One running copy of an encoder, owned by one thread.
+pub trait Encoder: Send {
+    /// Length of an embedding.
+    fn dim(&self) -> usize;
+
+    /// Embeds a batch: `tiles` holds `n` pictures of `input_px * input_px` interleaved 8-bit RGB pixels, `out` receives
+    /// `n * dim` values.
+    ///
+    /// # Errors
+    /// [`crate::Error::Encoder`] with the runtime's reason.
+    fn embed(&mut self, tiles: &[u8], n: usize, out: &mut Vec<f32>) -> Result<()>;
+}

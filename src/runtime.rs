@@ -1,0 +1,3 @@
+//! placeholder
+use std::path::PathBuf;
+pub fn library_candidates(_stem: &str) -> Vec<PathBuf> { vec![] }

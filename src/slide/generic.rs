@@ -1,0 +1,104 @@
+//! Generic tiled pyramidal TIFF, as libvips, QuPath, ASAP and many converters write it. Extensions `.tif`, `.tiff`.
+//!
+//! Recognised by: page 0 is tiled and no other format claims the file.
+//! mpp: XResolution, YResolution and ResolutionUnit (inch or centimetre; without a unit they state nothing).
+//! Layout: page 0 is level 0; every further tiled page that is a reduction of it is a level.
+//! Codings: those of `tiled`.
+//! Reference: TIFF 6.0; openslide.org/formats/generic-tiff.
+//! Fixtures: testdata/generated/generic_*.tif.
+//! Known differences to OpenSlide: pages need no "reduced image" flag; grey, zstd and big-endian 16-bit are read.
+
+use super::mpp::MppSource;
+use super::tiff::{Tiff, tag};
+use super::tiled::{TiledPage, TiledTiff};
+use super::{SlideInfo, StatedMpp};
+use crate::error::Result;
+
+/// TIFF tags whose values may identify a slide, a person, a day or a machine.
+const IDENTIFYING: &[(u16, &str)] = &[
+    (tag::DATE_TIME, "tiff.DateTime"),
+    (tag::ARTIST, "tiff.Artist"),
+    (tag::HOST_COMPUTER, "tiff.HostComputer"),
+    (tag::DOCUMENT_NAME, "tiff.DocumentName"),
+    (tag::PAGE_NAME, "tiff.PageName"),
+    (tag::COPYRIGHT, "tiff.Copyright"),
+    (tag::XMP, "tiff.XMP"),
+];
+
+/// The names of a TIFF's own tags that may identify; vendors add theirs.
+pub(super) fn identifying_tags(tiff: &Tiff) -> Vec<String> {
+    let present = IDENTIFYING.iter().filter(|(tag, _)| tiff.pages.iter().any(|p| p.has(*tag)));
+    present.map(|(_, name)| (*name).to_string()).collect()
+}
+
+/// Whether this TIFF can be read as a generic pyramid: no vendor's mark, and tiles.
+#[must_use]
+pub fn recognise(tiff: &Tiff) -> bool {
+    let page = &tiff.pages[0];
+    page.has(tag::TILE_WIDTH) && foreign_vendor(tiff).is_none()
+}
+
+/// The vendor whose files look like TIFF but need their own reader (today: OpenSlide's).
+#[must_use]
+pub fn foreign_vendor(tiff: &Tiff) -> Option<&'static str> {
+    let page = &tiff.pages[0];
+    if page.has(tag::NDPI_VERSION) {
+        return Some("hamamatsu");
+    }
+    let description = tiff.text(page, tag::IMAGE_DESCRIPTION).unwrap_or_default();
+    let software = tiff.text(page, tag::SOFTWARE).unwrap_or_default();
+    let xmp = tiff.text(page, tag::XMP).unwrap_or_default();
+    [
+        ("leica", description.contains("http://www.leica-microsystems.com/scn")),
+        ("ome", description.contains("http://www.openmicroscopy.org/Schemas/OME")),
+        ("philips", software.starts_with("Philips") || description.contains("<DataObject ObjectType=\"DPUfsImport\"")),
+        ("trestle", software.starts_with("MedScan")),
+        ("ventana", xmp.contains("<iScan") || description.contains("level=0 mag=")),
+    ]
+    .into_iter()
+    .find_map(|(vendor, is)| is.then_some(vendor))
+}
+
+/// Opens a generic tiled TIFF.
+///
+/// # Errors
+/// As [`TiledPage::new`] and [`TiledTiff::new`].
+pub fn open(tiff: Tiff) -> Result<TiledTiff> {
+    let mut pages = Vec::new();
+    let mut notes = Vec::new();
+    for (i, page) in tiff.pages.iter().enumerate() {
+        if !page.has(tag::TILE_WIDTH) {
+            continue;
+        }
+        match TiledPage::new(&tiff, page) {
+            Ok(page) => pages.push(page),
+            Err(e) if i == 0 => return Err(e),
+            Err(e) => notes.push(format!("page {i} is left out: {e}")),
+        }
+    }
+    let info = SlideInfo {
+        format: "generic-tiff".into(),
+        reader: "native".into(),
+        levels: Vec::new(),
+        stated_mpp: resolution(&tiff).into_iter().collect(),
+        objective_power: None,
+        associated_images: Vec::new(),
+        identifying_fields: identifying_tags(&tiff),
+        icc_profile: tiff.pages[0].has(tag::ICC_PROFILE),
+        notes,
+    };
+    TiledTiff::new(tiff, info, pages)
+}
+
+/// µm per pixel from the resolution tags of page 0; `None` without a physical unit.
+fn resolution(tiff: &Tiff) -> Option<StatedMpp> {
+    let page = &tiff.pages[0];
+    let um_per_unit = match tiff.number_or(page, tag::RESOLUTION_UNIT, 2).ok()? {
+        2 => 25_400.0,
+        3 => 10_000.0,
+        _ => return None,
+    };
+    let x = tiff.rational(page, tag::X_RESOLUTION)?;
+    let y = tiff.rational(page, tag::Y_RESOLUTION).unwrap_or(x);
+    Some(StatedMpp { x: um_per_unit / x, y: um_per_unit / y, source: MppSource::TiffResolution })
+}
