@@ -6,9 +6,14 @@ pub mod codec;
 pub mod digest;
 pub mod encoder;
 pub mod error;
+pub mod features;
+pub mod pipeline;
+pub mod record;
+pub mod report;
 pub mod resample;
 pub mod runtime;
 pub mod slide;
 pub mod tiling;
+pub mod tissue;
 
 pub use error::{Error, Result};

@@ -91,12 +91,16 @@ impl Resampler {
         out: &mut [u8],
         out_px: u32,
     ) -> Result<(), String> {
-        let source = fir::images::ImageRef::new(width, height, source, fir::PixelType::U8x3).map_err(|e| e.to_string())?;
+        let source =
+            fir::images::ImageRef::new(width, height, source, fir::PixelType::U8x3).map_err(|e| e.to_string())?;
         let mut target =
             fir::images::Image::from_slice_u8(out_px, out_px, out, fir::PixelType::U8x3).map_err(|e| e.to_string())?;
-        let options = fir::ResizeOptions::new()
-            .resize_alg(fir::ResizeAlg::Convolution(filter.kind()))
-            .crop(crop.left, crop.top, crop.width, crop.height);
+        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter.kind())).crop(
+            crop.left,
+            crop.top,
+            crop.width,
+            crop.height,
+        );
         self.resizer.resize(&source, &mut target, Some(&options)).map_err(|e| e.to_string())
     }
 }

@@ -16,7 +16,8 @@ use crate::slide::region::Region;
 pub const MPP_TOLERANCE: f64 = 0.05;
 
 /// The level rule in the contract's words.
-pub const LEVEL_RULE: &str = "coarsest level at most 5 % coarser than the target; a reduction within 5 % of 1, 2, 4, ... is taken as that";
+pub const LEVEL_RULE: &str =
+    "coarsest level at most 5 % coarser than the target; a reduction within 5 % of 1, 2, 4, ... is taken as that";
 
 /// How a block is decoded where the reduction allows a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,11 +239,7 @@ impl ReadPlan {
 
 /// Upper left corners, in level-0 pixels, of all grid tiles that touch a slide of this size and that `keep` wants, row by
 /// row.
-pub fn grid(
-    (width, height): (u32, u32),
-    plan: &ReadPlan,
-    mut keep: impl FnMut(i64, i64) -> bool,
-) -> Vec<[i64; 2]> {
+pub fn grid((width, height): (u32, u32), plan: &ReadPlan, mut keep: impl FnMut(i64, i64) -> bool) -> Vec<[i64; 2]> {
     let mut tiles = Vec::new();
     for y in (0..i64::from(height)).step_by(plan.step_level0 as usize) {
         for x in (0..i64::from(width)).step_by(plan.step_level0 as usize) {

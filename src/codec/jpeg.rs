@@ -10,8 +10,7 @@
 
 use turbojpeg::{Decompressor, Image, PixelFormat, ScalingFactor};
 
-use super::Target;
-use crate::slide::Scale;
+use super::{Scale, Target};
 
 /// What the container says the components are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +54,7 @@ pub fn assemble(
 ) -> Result<(), String> {
     out.clear();
     if block.len() < 4 || block[..2] != [0xff, 0xd8] {
-        return Err(format!(
-            "not a JPEG stream: it starts with {:02x?}",
-            &block[..block.len().min(2)]
-        ));
+        return Err(format!("not a JPEG stream: it starts with {:02x?}", &block[..block.len().min(2)]));
     }
     out.extend_from_slice(&[0xff, 0xd8]);
     if colour != Colour::Grey {
@@ -237,7 +233,8 @@ mod tests {
     fn wrong_blocks_are_refused_in_words() {
         let stream = jpeg(32, 32);
         let mut out = Vec::new();
-        let mut refuse = |block: &[u8], colour, size| assemble(None, block, colour, size, &mut out).expect_err("refused");
+        let mut refuse =
+            |block: &[u8], colour, size| assemble(None, block, colour, size, &mut out).expect_err("refused");
         assert!(refuse(b"\x89PNG", Colour::YCbCr, (32, 32)).contains("not a JPEG"));
         assert!(refuse(&stream, Colour::YCbCr, (64, 32)).contains("32 x 32 px in a block of 64 x 32"));
         assert!(refuse(&stream, Colour::Grey, (32, 32)).contains("3 components, 1 expected"));
@@ -249,7 +246,8 @@ mod tests {
     fn a_truncated_scan_is_an_error() {
         let stream = jpeg(64, 64);
         let mut assembled = Vec::new();
-        assemble(None, &stream[..stream.len() / 2], Colour::YCbCr, (64, 64), &mut assembled).expect("headers are whole");
+        assemble(None, &stream[..stream.len() / 2], Colour::YCbCr, (64, 64), &mut assembled)
+            .expect("headers are whole");
         let mut pixels = vec![0; 64 * 64 * 3];
         let mut target = Target { pixels: &mut pixels, pitch: 192, width: 64, height: 64 };
         assert!(decode(&mut None, &assembled, Scale::Full, &mut target).is_err());

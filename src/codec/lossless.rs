@@ -68,11 +68,10 @@ pub fn unpack(packing: Packing, packed: &[u8], expected: usize, out: &mut Vec<u8
             Ok(())
         }
         Packing::Lzw => {
-            let mut decoder = weezl::decode::Decoder::with_tiff_size_switch(weezl::BitOrder::Msb, 8);
             out.resize(expected, 0);
-            let result = decoder.decode_bytes(packed, out);
-            out.truncate(result.consumed_out);
-            result.status.map(|_| ()).map_err(|e| format!("corrupt LZW data: {e}"))
+            let (written, result) = unpack_lzw(packed, out);
+            out.truncate(written);
+            result
         }
         Packing::Deflate => read_up_to(flate2::read::ZlibDecoder::new(packed), expected, out)
             .map_err(|e| format!("corrupt deflate data: {e}")),
@@ -85,6 +84,24 @@ pub fn unpack(packing: Packing, packed: &[u8], expected: usize, out: &mut Vec<u8
         return Err(format!("{} bytes in a block of {expected}", out.len()));
     }
     Ok(())
+}
+
+/// Bytes written, and what ended the stream before `out` was full.
+fn unpack_lzw(packed: &[u8], out: &mut [u8]) -> (usize, Result<(), String>) {
+    let mut decoder = weezl::decode::Decoder::with_tiff_size_switch(weezl::BitOrder::Msb, 8);
+    let (mut read, mut written) = (0, 0);
+    // A call may stop at a clear code; it is done when it neither reads nor writes.
+    while written < out.len() {
+        let result = decoder.decode_bytes(&packed[read..], &mut out[written..]);
+        read += result.consumed_in;
+        written += result.consumed_out;
+        match result.status {
+            Ok(weezl::LzwStatus::Ok) if result.consumed_in + result.consumed_out > 0 => {}
+            Ok(_) => break,
+            Err(e) => return (written, Err(format!("corrupt LZW data: {e}"))),
+        }
+    }
+    (written, Ok(()))
 }
 
 fn read_up_to(reader: impl Read, expected: usize, out: &mut Vec<u8>) -> std::io::Result<()> {

@@ -6,6 +6,40 @@
 pub mod jpeg;
 pub mod lossless;
 
+/// By how much a block is reduced while it is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Scale {
+    /// Every pixel.
+    Full = 1,
+    /// 1/2 in each direction.
+    Half = 2,
+    /// 1/4 in each direction.
+    Quarter = 4,
+    /// 1/8 in each direction.
+    Eighth = 8,
+}
+
+impl Scale {
+    /// The divisor: 1, 2, 4 or 8.
+    #[must_use]
+    pub fn divisor(self) -> u32 {
+        self as u32
+    }
+
+    /// The scale with this divisor.
+    #[must_use]
+    pub fn from_divisor(divisor: u32) -> Option<Self> {
+        match divisor {
+            1 => Some(Scale::Full),
+            2 => Some(Scale::Half),
+            4 => Some(Scale::Quarter),
+            8 => Some(Scale::Eighth),
+            _ => None,
+        }
+    }
+}
+
 /// One thread's decoders and buffers.
 #[derive(Default)]
 pub struct Scratch {

@@ -23,9 +23,8 @@ pub fn normalise(pixels: &[u8], input: &Input, out: &mut Vec<f32>) {
     debug_assert_eq!(input.dtype, Dtype::Float32);
     out.clear();
     out.resize(pixels.len(), 0.0);
-    let table: [[f32; 256]; 3] = std::array::from_fn(|c| {
-        std::array::from_fn(|v| (v as f32 / 255.0 - input.mean[c]) / input.std[c])
-    });
+    let table: [[f32; 256]; 3] =
+        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - input.mean[c]) / input.std[c]));
     let plane = (input.px * input.px) as usize;
     let pictures = pixels.chunks_exact(plane * 3).zip(out.chunks_exact_mut(plane * 3));
     for (picture, out) in pictures {

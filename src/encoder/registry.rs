@@ -170,6 +170,8 @@ pub struct Available {
     pub model: Model,
     /// Identity of the weights: sha256 of the ONNX file, or, with external data, of the list of all files' sha256.
     pub sha256: String,
+    /// Size of all its files.
+    pub bytes: u64,
 }
 
 /// The encoder that runs when none is named.
@@ -198,7 +200,8 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
             return Err(Error::Usage("--card belongs to --encoder FILE.onnx".into()));
         }
         let card = Card::parse(DEFAULT_CARD)?;
-        return Ok(Available { sha256: card.sha256.clone(), card, model: Model::Embedded(DEFAULT_MODEL) });
+        let (sha256, bytes) = (card.sha256.clone(), DEFAULT_MODEL.len() as u64);
+        return Ok(Available { card, model: Model::Embedded(DEFAULT_MODEL), sha256, bytes });
     }
     let path = Path::new(name);
     if path.extension().is_none_or(|e| e != "onnx") {
@@ -209,7 +212,7 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
     if !path.is_file() {
         return Err(Error::Encoder(format!("no such file: {name}")));
     }
-    let sha256 = file_identity(path)?;
+    let (sha256, bytes) = file_identity(path)?;
     let beside = path.with_extension("toml");
     let card_path = card.map(Path::to_path_buf).or_else(|| beside.is_file().then_some(beside));
     let card = match card_path {
@@ -226,12 +229,12 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
             card.sha256
         )));
     }
-    Ok(Available { card, model: Model::File(path.to_path_buf()), sha256 })
+    Ok(Available { card, model: Model::File(path.to_path_buf()), sha256, bytes })
 }
 
 /// The sha256 of an ONNX file; where files beside it hold its weights (external data: their names stand in the graph),
-/// the sha256 of the lines `<sha256> <name>` of all of them, the graph first, then by name.
-fn file_identity(path: &Path) -> Result<String> {
+/// the sha256 of the lines `<sha256> <name>` of all of them, the graph first, then by name. Also the size of all of them.
+fn file_identity(path: &Path) -> Result<(String, u64)> {
     let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", path.display()));
     let graph = std::fs::read(path).map_err(failed)?;
     let own = sha256(&graph);
@@ -246,15 +249,17 @@ fn file_identity(path: &Path) -> Result<String> {
         }
     }
     if external.is_empty() {
-        return Ok(own);
+        return Ok((own, graph.len() as u64));
     }
     external.sort();
     let mut lines = format!("{own} graph\n");
+    let mut bytes = graph.len() as u64;
     for name in external {
+        bytes += std::fs::metadata(directory.join(&name)).map_err(failed)?.len();
         let hash = file_sha256(&directory.join(&name)).map_err(failed)?;
         lines.push_str(&format!("{hash} {name}\n"));
     }
-    Ok(sha256(lines.as_bytes()))
+    Ok((sha256(lines.as_bytes()), bytes))
 }
 
 fn holds(haystack: &[u8], needle: &[u8]) -> bool {
@@ -301,6 +306,7 @@ mod tests {
         let first = file_identity(&model).expect("reads");
         std::fs::write(directory.path().join("m.onnx.data"), b"2").expect("writes");
         let second = file_identity(&model).expect("reads");
-        assert!(alone != first && first != second);
+        assert!(alone.0 != first.0 && first.0 != second.0);
+        assert_eq!(first.1, alone.1 + 1);
     }
 }

@@ -48,12 +48,7 @@ pub fn draw(input: &OverviewInput) -> RgbImage {
     let shrink = (f64::from(width.max(height)) / f64::from(SIDE_MAX)).max(1.0);
     let scaled = |side: u32| ((f64::from(side) / shrink).round() as u32).clamp(1, SIDE_MAX);
     let mut picture = if shrink > 1.0 {
-        imageops::resize(
-            input.thumb,
-            scaled(width),
-            scaled(height),
-            imageops::FilterType::Triangle,
-        )
+        imageops::resize(input.thumb, scaled(width), scaled(height), imageops::FilterType::Triangle)
     } else {
         input.thumb.clone()
     };
@@ -97,19 +92,12 @@ fn draw_tiles(picture: &mut RgbImage, input: &OverviewInput, downsample_x: f64, 
     let size = f64::from(input.tile_size_level0);
     let size_px = size / downsample_x.max(downsample_y);
     let edges = size_px >= TILE_EDGE_MIN_PX;
-    let edge_alpha = if size_px < TILE_FINE_PX {
-        TILE_EDGE_FINE
-    } else {
-        TILE_EDGE
-    };
+    let edge_alpha = if size_px < TILE_FINE_PX { TILE_EDGE_FINE } else { TILE_EDGE };
     let mut ink = vec![0u8; (width * height) as usize];
     for &[x_level0, y_level0] in input.tiles {
         // Neighbours share the pixel line that both round to.
         let span = |from: f64, downsample: f64, limit: i64| {
-            let (low, high) = (
-                (from / downsample).round() as i64,
-                ((from + size) / downsample).round() as i64,
-            );
+            let (low, high) = ((from / downsample).round() as i64, ((from + size) / downsample).round() as i64);
             (low, high, low.clamp(0, limit), high.clamp(0, limit - 1))
         };
         let (left, right, from_x, to_x) = span(x_level0 as f64, downsample_x, width);
@@ -123,15 +111,7 @@ fn draw_tiles(picture: &mut RgbImage, input: &OverviewInput, downsample_x: f64, 
     }
     for (pixel, &ink) in picture.pixels_mut().zip(&ink) {
         if ink != 0 {
-            blend(
-                pixel,
-                TILE,
-                if ink & EDGE != 0 {
-                    edge_alpha
-                } else {
-                    TILE_FILL
-                },
-            );
+            blend(pixel, TILE, if ink & EDGE != 0 { edge_alpha } else { TILE_FILL });
         }
     }
 }
@@ -144,16 +124,13 @@ fn draw_outline(picture: &mut RgbImage, mask: &TissueMask, downsample_x: f64, do
         let (x, y) = ((i % width) as f64 + 0.5, (i / width) as f64 + 0.5);
         *inside = mask.contains(x * downsample_x, y * downsample_y);
     }
-    let at = |x: i64, y: i64| {
-        x >= 0 && y >= 0 && x < width && y < height && tissue[(y * width + x) as usize]
-    };
+    let at = |x: i64, y: i64| x >= 0 && y >= 0 && x < width && y < height && tissue[(y * width + x) as usize];
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
         let (x, y) = (i64::from(x), i64::from(y));
         if !at(x, y) {
             continue;
         }
-        let border = (1..=OUTLINE_PX)
-            .any(|d| !(at(x - d, y) && at(x + d, y) && at(x, y - d) && at(x, y + d)))
+        let border = (1..=OUTLINE_PX).any(|d| !(at(x - d, y) && at(x + d, y) && at(x, y - d) && at(x, y + d)))
             || !(at(x - 1, y - 1) && at(x + 1, y - 1) && at(x - 1, y + 1) && at(x + 1, y + 1));
         if border {
             blend(pixel, OUTLINE, 0.9);
@@ -169,11 +146,7 @@ mod tests {
         RgbImage::from_pixel(width, height, Rgb([255; 3]))
     }
 
-    fn input<'a>(
-        thumb: &'a RgbImage,
-        mask: Option<&'a TissueMask>,
-        tiles: &'a [[i64; 2]],
-    ) -> OverviewInput<'a> {
+    fn input<'a>(thumb: &'a RgbImage, mask: Option<&'a TissueMask>, tiles: &'a [[i64; 2]]) -> OverviewInput<'a> {
         OverviewInput {
             thumb,
             downsample_x: 10.0,
@@ -188,10 +161,7 @@ mod tests {
     #[test]
     fn tiles_are_tinted_and_edged_where_they_lie() {
         let thumb = white(100, 80);
-        let picture = draw(&OverviewInput {
-            mpp_level0: 0.0,
-            ..input(&thumb, None, &[[200, 100]])
-        });
+        let picture = draw(&OverviewInput { mpp_level0: 0.0, ..input(&thumb, None, &[[200, 100]]) });
         for (x, y, pixel) in picture.enumerate_pixels() {
             let inside = (20..=40).contains(&x) && (10..=30).contains(&y);
             let edge = inside && (x == 20 || x == 40 || y == 10 || y == 30);
@@ -209,17 +179,8 @@ mod tests {
     #[test]
     fn tiles_past_the_edge_are_cut() {
         let thumb = white(50, 50);
-        let tiles = [
-            [-100, -100],
-            [450, 450],
-            [9000, 9000],
-            [-9000, -9000],
-            [i64::MAX, i64::MIN],
-        ];
-        let picture = draw(&OverviewInput {
-            mpp_level0: 0.0,
-            ..input(&thumb, None, &tiles)
-        });
+        let tiles = [[-100, -100], [450, 450], [9000, 9000], [-9000, -9000], [i64::MAX, i64::MIN]];
+        let picture = draw(&OverviewInput { mpp_level0: 0.0, ..input(&thumb, None, &tiles) });
         assert_ne!(picture.get_pixel(0, 0).0, [255; 3]);
         assert_ne!(picture.get_pixel(49, 49).0, [255; 3]);
         assert_eq!(picture.get_pixel(25, 25).0, [255; 3]);
@@ -229,17 +190,10 @@ mod tests {
     fn the_outline_is_two_pixels_inside_the_tissue() {
         let thumb = white(100, 100);
         // 10 x 10 mask pixels; tissue in the middle 4 x 4, thumbnail pixels 30..70.
-        let data = (0..100)
-            .map(|i| u8::from((3..7).contains(&(i % 10)) && (3..7).contains(&(i / 10))))
-            .collect();
+        let data = (0..100).map(|i| u8::from((3..7).contains(&(i % 10)) && (3..7).contains(&(i / 10)))).collect();
         let mask = TissueMask::new(10, 10, 100.0, 100.0, data);
-        let picture = draw(&OverviewInput {
-            mpp_level0: 0.0,
-            ..input(&thumb, Some(&mask), &[])
-        });
-        let inked: Vec<u32> = (0..100)
-            .filter(|&x| picture.get_pixel(x, 50).0 != [255; 3])
-            .collect();
+        let picture = draw(&OverviewInput { mpp_level0: 0.0, ..input(&thumb, Some(&mask), &[]) });
+        let inked: Vec<u32> = (0..100).filter(|&x| picture.get_pixel(x, 50).0 != [255; 3]).collect();
         assert_eq!(inked, [30, 31, 68, 69]);
     }
 
@@ -248,13 +202,7 @@ mod tests {
         let thumb = white(4096, 1000);
         assert_eq!(draw(&input(&thumb, None, &[])).dimensions(), (2048, 500));
         for mpp_level0 in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert_eq!(
-                draw(&OverviewInput {
-                    mpp_level0,
-                    ..input(&white(300, 300), None, &[])
-                }),
-                white(300, 300)
-            );
+            assert_eq!(draw(&OverviewInput { mpp_level0, ..input(&white(300, 300), None, &[]) }), white(300, 300));
         }
         assert_eq!(draw(&input(&white(0, 0), None, &[])).dimensions(), (0, 0));
         assert_eq!(draw(&input(&white(3, 3), None, &[])), white(3, 3));
@@ -264,13 +212,7 @@ mod tests {
     fn the_scale_bar_has_the_stated_length() {
         // 5 µm/px, 400 px wide: at most 400 µm, so 200 µm = 40 px.
         let picture = draw(&input(&white(400, 300), None, &[]));
-        let longest = (0..300)
-            .map(|y| {
-                (0..400)
-                    .filter(|&x| picture.get_pixel(x, y).0 == [20; 3])
-                    .count()
-            })
-            .max();
+        let longest = (0..300).map(|y| (0..400).filter(|&x| picture.get_pixel(x, y).0 == [20; 3]).count()).max();
         assert_eq!(longest, Some(40));
     }
 
@@ -283,10 +225,7 @@ mod tests {
         while bytes[at + 1] != 0xDA {
             // JFIF's APP0 is the only application segment; no comment.
             let marker = bytes[at + 1];
-            assert!(
-                marker == 0xE0 || !(0xE0..=0xEF).contains(&marker) && marker != 0xFE,
-                "segment {marker:02X}"
-            );
+            assert!(marker == 0xE0 || !(0xE0..=0xEF).contains(&marker) && marker != 0xFE, "segment {marker:02X}");
             at += 2 + usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
         }
         assert!(encode_jpeg(&RgbImage::new(0, 0), 85).is_err());

@@ -16,8 +16,22 @@ use crate::error::Result;
 
 /// Keys of the description that may identify a slide, a person, a day or a device.
 const IDENTIFYING: &[&str] = &[
-    "Filename", "Date", "Time", "Time Zone", "User", "ScanScope ID", "ImageID", "DSR ID", "Title", "Barcode", "SlideID",
-    "Rack", "Slide", "Parmset", "CaseID", "Label",
+    "Filename",
+    "Date",
+    "Time",
+    "Time Zone",
+    "User",
+    "ScanScope ID",
+    "ImageID",
+    "DSR ID",
+    "Title",
+    "Barcode",
+    "SlideID",
+    "Rack",
+    "Slide",
+    "Parmset",
+    "CaseID",
+    "Label",
 ];
 
 /// Whether this TIFF is an SVS.

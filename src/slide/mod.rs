@@ -6,6 +6,7 @@
 
 pub mod aperio;
 pub mod generic;
+pub mod lowpower;
 pub mod mpp;
 pub mod openslide;
 pub mod region;
@@ -15,6 +16,7 @@ pub mod tiled;
 
 use std::path::Path;
 
+pub use crate::codec::Scale;
 use crate::error::{Error, Result};
 use mpp::{Mpp, MppOverride};
 
@@ -126,40 +128,6 @@ pub struct BlockAt {
     pub col: u32,
 }
 
-/// By how much a block is reduced while it is decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Scale {
-    /// Every pixel.
-    Full = 1,
-    /// 1/2 in each direction.
-    Half = 2,
-    /// 1/4 in each direction.
-    Quarter = 4,
-    /// 1/8 in each direction.
-    Eighth = 8,
-}
-
-impl Scale {
-    /// The divisor: 1, 2, 4 or 8.
-    #[must_use]
-    pub fn divisor(self) -> u32 {
-        self as u32
-    }
-
-    /// The scale with this divisor.
-    #[must_use]
-    pub fn from_divisor(divisor: u32) -> Option<Self> {
-        match divisor {
-            1 => Some(Scale::Full),
-            2 => Some(Scale::Half),
-            4 => Some(Scale::Quarter),
-            8 => Some(Scale::Eighth),
-            _ => None,
-        }
-    }
-}
-
 /// Whether a block had pixels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
@@ -207,9 +175,8 @@ pub const FORMATS: &[Format] = &[
 ];
 
 /// Endings of files that are taken for slides before anyone has looked into them.
-pub const EXTENSIONS: &[&str] = &[
-    "svs", "tif", "tiff", "btf", "ndpi", "scn", "bif", "mrxs", "vms", "vmu", "svslide", "dcm", "czi",
-];
+pub const EXTENSIONS: &[&str] =
+    &["svs", "tif", "tiff", "btf", "ndpi", "scn", "bif", "mrxs", "vms", "vmu", "svslide", "dcm", "czi"];
 
 /// An open slide: its reader and its physical resolution.
 pub struct Slide {
@@ -284,7 +251,8 @@ impl Slide {
 /// Whether a file that is no TIFF belongs to a format that OpenSlide knows: by content, or by name for the formats whose
 /// entry file is a plain text or JPEG file.
 fn is_foreign(path: &Path, head: &[u8]) -> bool {
-    let by_content = head.get(128..132) == Some(b"DICM") || head.starts_with(b"ZISRAWFILE") || head.starts_with(b"SQLite format 3");
+    let by_content =
+        head.get(128..132) == Some(b"DICM") || head.starts_with(b"ZISRAWFILE") || head.starts_with(b"SQLite format 3");
     let extension = path.extension().map(|e| e.to_ascii_lowercase());
     by_content || extension.is_some_and(|e| ["mrxs", "vms", "vmu"].iter().any(|known| e == *known))
 }

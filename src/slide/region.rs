@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn parts_cover_a_region_once() {
-        for (x, y, width, height) in [(0, 0, 100, 70), (5, 9, 40, 30), (-8, -8, 20, 20), (90, 60, 50, 50), (200, 0, 5, 5)] {
+        for (x, y, width, height) in
+            [(0, 0, 100, 70), (5, 9, 40, 30), (-8, -8, 20, 20), (90, 60, 50, 50), (200, 0, 5, 5)]
+        {
             for scale in [Scale::Full, Scale::Half] {
                 let region = Region { level: 0, scale, x, y, width, height };
                 let mut seen = vec![0u8; (width * height) as usize];

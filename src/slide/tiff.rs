@@ -141,9 +141,9 @@ impl Tiff {
             if number == MAX_PAGES {
                 return Err(Error::Damaged(format!("more than {MAX_PAGES} TIFF pages")));
             }
-            let (page, after) = tiff.directory(next).map_err(|why| {
-                Error::Damaged(format!("TIFF page {number} (at byte {next}): {why}"))
-            })?;
+            let (page, after) = tiff
+                .directory(next)
+                .map_err(|why| Error::Damaged(format!("TIFF page {number} (at byte {next}): {why}")))?;
             tiff.pages.push(page);
             next = after;
         }

@@ -168,9 +168,10 @@ impl TiledTiff {
     /// # Errors
     /// [`Error::Damaged`] where the first page is not the largest.
     pub fn new(tiff: Tiff, mut info: SlideInfo, mut pages: Vec<TiledPage>) -> Result<Self> {
-        let (width, height) = pages.first().map(TiledPage::size).ok_or_else(|| {
-            Error::Unsupported("a TIFF whose first page is not tiled".into())
-        })?;
+        let (width, height) = pages
+            .first()
+            .map(TiledPage::size)
+            .ok_or_else(|| Error::Unsupported("a TIFF whose first page is not tiled".into()))?;
         if let Some(larger) = pages.iter().position(|p| p.size().0 > width && p.size().1 > height) {
             return Err(Error::Damaged(format!("level {larger} is larger than level 0")));
         }
@@ -182,7 +183,8 @@ impl TiledTiff {
             let slack = (4.0 / f64::from(w)).max(4.0 / f64::from(h)).max(0.02);
             let fits = rx >= 1.0 && ry >= 1.0 && (rx / ry - 1.0).abs() <= slack;
             if !fits {
-                info.notes.push(format!("tiled page {number} ({w} x {h} px) is no reduction of level 0 and is left out"));
+                info.notes
+                    .push(format!("tiled page {number} ({w} x {h} px) is no reduction of level 0 and is left out"));
             }
             number += 1;
             fits
@@ -196,9 +198,8 @@ impl TiledTiff {
             let ends = page.offsets.iter().zip(&page.byte_counts);
             let outside = ends.filter(|(o, c)| **c > 0 && !tiff.source.holds(**o, **c)).count();
             if outside > 0 {
-                info.notes.push(format!(
-                    "{outside} blocks of level {number} lie past the file's end: the file is cut short"
-                ));
+                info.notes
+                    .push(format!("{outside} blocks of level {number} lie past the file's end: the file is cut short"));
             }
         }
         info.levels = pages.iter().map(|p| p.level.clone()).collect();

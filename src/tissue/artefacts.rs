@@ -68,16 +68,12 @@ impl PenOptions {
         if colour.value <= self.black_value_max && colour.chroma <= self.black_chroma_max {
             return true;
         }
-        let least = self
-            .blue_saturation_min
-            .min(self.green_saturation_min)
-            .min(self.red_saturation_min);
+        let least = self.blue_saturation_min.min(self.green_saturation_min).min(self.red_saturation_min);
         if colour.saturation < least {
             return false;
         }
         let hue = colour.hue();
-        let among =
-            |range: [f32; 2], least: u8| colour.saturation >= least && within(hue, range, 0.0);
+        let among = |range: [f32; 2], least: u8| colour.saturation >= least && within(hue, range, 0.0);
         among(self.blue_hue, self.blue_saturation_min)
             || among(self.green_hue, self.green_saturation_min)
             || among(self.red_hue, self.red_saturation_min)
@@ -87,10 +83,8 @@ impl PenOptions {
         let hue = colour.hue();
         let slack = self.rim_hue_slack;
         let cool = within(hue, self.blue_hue, slack) || within(hue, self.green_hue, slack);
-        let red =
-            within(hue, self.red_hue, slack) && colour.saturation >= self.red_saturation_min / 2;
-        let dark = colour.value <= self.black_value_max.saturating_add(40)
-            && colour.chroma <= self.black_chroma_max;
+        let red = within(hue, self.red_hue, slack) && colour.saturation >= self.red_saturation_min / 2;
+        let dark = colour.value <= self.black_value_max.saturating_add(40) && colour.chroma <= self.black_chroma_max;
         dark || red || (cool && colour.saturation >= self.rim_saturation_min)
     }
 }
@@ -102,13 +96,7 @@ fn within(hue: f32, [low, high]: [f32; 2], slack: f32) -> bool {
 
 /// Pen strokes in a raster of `colours`, row by row at `mpp` µm/px: 1 where a stroke with its margin lies.
 /// `scanned` says for each pixel whether it may be pen at all.
-pub(super) fn pen_mask(
-    colours: &[Colour],
-    scanned: &[u8],
-    width: usize,
-    mpp: f64,
-    options: &PenOptions,
-) -> Vec<u8> {
+pub(super) fn pen_mask(colours: &[Colour], scanned: &[u8], width: usize, mpp: f64, options: &PenOptions) -> Vec<u8> {
     if !options.enabled || colours.is_empty() {
         return vec![0; colours.len()];
     }
@@ -118,11 +106,7 @@ pub(super) fn pen_mask(
         .zip(scanned)
         .map(|(&colour, &scanned)| u8::from(scanned != 0 && options.is_core(colour)))
         .collect();
-    morphology::drop_small(
-        &mut core,
-        width,
-        (options.min_area_um2 / (mpp * mpp)).ceil() as u64,
-    );
+    morphology::drop_small(&mut core, width, (options.min_area_um2 / (mpp * mpp)).ceil() as u64);
     if core.iter().all(|&set| set == 0) {
         return core;
     }
@@ -193,12 +177,7 @@ mod tests {
             }
             colours[y * width + 30] = Colour::new([160, 170, 215]);
         }
-        for i in [
-            5 * width + 50,
-            5 * width + 51,
-            6 * width + 50,
-            6 * width + 51,
-        ] {
+        for i in [5 * width + 50, 5 * width + 51, 6 * width + 50, 6 * width + 51] {
             colours[i] = Colour::new([30, 60, 170]);
         }
         let scanned = vec![1; colours.len()];
@@ -206,13 +185,7 @@ mod tests {
         for (i, &set) in pen.iter().enumerate() {
             assert_eq!(set == 1, (18..=32).contains(&(i % width)), "pixel {i}");
         }
-        let off = PenOptions {
-            enabled: false,
-            ..PenOptions::default()
-        };
-        assert_eq!(
-            pen_mask(&colours, &scanned, width, 8.0, &off),
-            vec![0; colours.len()]
-        );
+        let off = PenOptions { enabled: false, ..PenOptions::default() };
+        assert_eq!(pen_mask(&colours, &scanned, width, 8.0, &off), vec![0; colours.len()]);
     }
 }

@@ -21,13 +21,7 @@ pub struct BackgroundOptions {
 
 impl Default for BackgroundOptions {
     fn default() -> Self {
-        Self {
-            value_min: 190,
-            saturation_max: 20,
-            yellow_saturation_max: 64,
-            step_max: 2,
-            share_min: 0.05,
-        }
+        Self { value_min: 190, saturation_max: 20, yellow_saturation_max: 64, step_max: 2, share_min: 0.05 }
     }
 }
 
@@ -50,9 +44,7 @@ pub(super) fn find(pixels: &[u8], width: usize, options: &BackgroundOptions) -> 
     let mut scanned = vec![1u8; pixels.len() / 3];
     for (y, flags) in scanned.chunks_exact_mut(width).enumerate() {
         let row = &pixels[y * stride..(y + 1) * stride];
-        let below = pixels
-            .get((y + 1) * stride..(y + 2) * stride)
-            .unwrap_or(row);
+        let below = pixels.get((y + 1) * stride..(y + 2) * stride).unwrap_or(row);
         for (x, flag) in flags.iter_mut().enumerate() {
             let pixel = rgb(&row[x * 3..]);
             if is_pure_white(pixel) {
@@ -62,8 +54,7 @@ pub(super) fn find(pixels: &[u8], width: usize, options: &BackgroundOptions) -> 
                 *flag = 0;
             } else if is_background_colour(pixel, options) {
                 let right = rgb(&row[(x + 1).min(width - 1) * 3..]);
-                let step =
-                    |other: [u8; 3]| (0..3).map(|c| pixel[c].abs_diff(other[c])).fold(0, u8::max);
+                let step = |other: [u8; 3]| (0..3).map(|c| pixel[c].abs_diff(other[c])).fold(0, u8::max);
                 if step(right).max(step(rgb(&below[x * 3..]))) <= options.step_max {
                     members += 1;
                     histograms
@@ -74,29 +65,19 @@ pub(super) fn find(pixels: &[u8], width: usize, options: &BackgroundOptions) -> 
             }
         }
     }
-    let enough =
-        |part: u64, whole: u64| part > 0 && part as f64 >= options.share_min * whole as f64;
+    let enough = |part: u64, whole: u64| part > 0 && part as f64 >= options.share_min * whole as f64;
     let total = scanned.iter().map(|&flag| u64::from(flag)).sum::<u64>();
     if enough(members, total) {
-        return Background {
-            colour: Some([0, 1, 2].map(|c| median(&histograms[c]))),
-            scanned,
-        };
+        return Background { colour: Some([0, 1, 2].map(|c| median(&histograms[c]))), scanned };
     }
     // A picture of nothing but white shows no scan.
     if total > 0 && enough(white, total + white) {
         for (pixel, flag) in pixels.chunks_exact(3).zip(&mut scanned) {
             *flag |= u8::from(is_pure_white(rgb(pixel)));
         }
-        return Background {
-            colour: Some([255; 3]),
-            scanned,
-        };
+        return Background { colour: Some([255; 3]), scanned };
     }
-    Background {
-        colour: None,
-        scanned,
-    }
+    Background { colour: None, scanned }
 }
 
 /// Pure white, give or take JPEG's rounding.
@@ -112,11 +93,7 @@ fn is_pure_black([r, g, b]: [u8; 3]) -> bool {
 fn is_background_colour(pixel: [u8; 3], options: &BackgroundOptions) -> bool {
     let colour = Colour::new(pixel);
     let [r, g, b] = pixel;
-    let most = if b < r.min(g) {
-        options.yellow_saturation_max
-    } else {
-        options.saturation_max
-    };
+    let most = if b < r.min(g) { options.yellow_saturation_max } else { options.saturation_max };
     colour.value >= options.value_min && colour.saturation <= most
 }
 
@@ -149,10 +126,7 @@ pub(super) fn neutral_colours(pixels: &[u8], background: Option<[u8; 3]>) -> Vec
         table
     });
     let scale = |pixel: &[u8]| [0, 1, 2].map(|c| tables[c][usize::from(pixel[c])]);
-    pixels
-        .chunks_exact(3)
-        .map(|pixel| Colour::new(scale(pixel)))
-        .collect()
+    pixels.chunks_exact(3).map(|pixel| Colour::new(scale(pixel))).collect()
 }
 
 #[cfg(test)]
@@ -160,27 +134,18 @@ mod tests {
     use super::*;
 
     fn pixels(parts: &[([u8; 3], usize)]) -> Vec<u8> {
-        parts
-            .iter()
-            .flat_map(|&(colour, number)| colour.repeat(number))
-            .collect()
+        parts.iter().flat_map(|&(colour, number)| colour.repeat(number)).collect()
     }
 
     fn background(parts: &[([u8; 3], usize)]) -> (Option<[u8; 3]>, u64) {
         let found = find(&pixels(parts), 10, &BackgroundOptions::default());
-        (
-            found.colour,
-            found.scanned.iter().map(|&flag| u64::from(flag)).sum(),
-        )
+        (found.colour, found.scanned.iter().map(|&flag| u64::from(flag)).sum())
     }
 
     #[test]
     fn white_is_unscanned_beside_grey_and_background_alone() {
         let (grey, white, pink, black) = ([243, 243, 245], [255; 3], [200, 80, 150], [0; 3]);
-        assert_eq!(
-            background(&[(grey, 100), (white, 100), (pink, 100)]),
-            (Some(grey), 200)
-        );
+        assert_eq!(background(&[(grey, 100), (white, 100), (pink, 100)]), (Some(grey), 200));
         assert_eq!(background(&[(white, 100), (pink, 100)]), (Some(white), 200));
         assert_eq!(background(&[(black, 100), (grey, 100)]), (Some(grey), 100));
         assert_eq!(background(&[(pink, 100)]), (None, 100));
@@ -190,10 +155,7 @@ mod tests {
 
     #[test]
     fn yellow_glass_is_background_and_pale_eosin_is_not() {
-        assert_eq!(
-            background(&[([223, 216, 186], 100)]).0,
-            Some([223, 216, 186])
-        );
+        assert_eq!(background(&[([223, 216, 186], 100)]).0, Some([223, 216, 186]));
         assert_eq!(background(&[([225, 190, 210], 100)]).0, None);
     }
 

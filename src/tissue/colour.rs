@@ -24,14 +24,8 @@ impl Colour {
     pub(super) fn new(rgb: [u8; 3]) -> Self {
         let value = rgb[0].max(rgb[1]).max(rgb[2]);
         let chroma = value - rgb[0].min(rgb[1]).min(rgb[2]);
-        let saturation =
-            ((u32::from(chroma) * RECIPROCAL[usize::from(value)] + (1 << 11)) >> 12) as u8;
-        Self {
-            rgb,
-            saturation,
-            value,
-            chroma,
-        }
+        let saturation = ((u32::from(chroma) * RECIPROCAL[usize::from(value)] + (1 << 11)) >> 12) as u8;
+        Self { rgb, saturation, value, chroma }
     }
 
     /// Hue in degrees, 0..360 (0 for grey).
@@ -69,25 +63,14 @@ mod tests {
             ([59, 159, 104], [74, 160, 159]),
         ] {
             let colour = Colour::new(rgb);
-            assert_eq!(
-                [colour.saturation, colour.value],
-                [saturation, value],
-                "{rgb:?}"
-            );
+            assert_eq!([colour.saturation, colour.value], [saturation, value], "{rgb:?}");
             assert_eq!((colour.hue() / 2.0).round() as u8, half_hue, "{rgb:?}");
         }
         for value in 0..=255u8 {
             for low in 0..=value {
-                let exact = if value == 0 {
-                    0.0
-                } else {
-                    255.0 * f64::from(value - low) / f64::from(value)
-                };
+                let exact = if value == 0 { 0.0 } else { 255.0 * f64::from(value - low) / f64::from(value) };
                 let got = f64::from(Colour::new([value, low, low]).saturation);
-                assert!(
-                    (got - exact).abs() <= 0.54
-                        && (0.0..360.0).contains(&Colour::new([value, 0, low]).hue())
-                );
+                assert!((got - exact).abs() <= 0.54 && (0.0..360.0).contains(&Colour::new([value, 0, low]).hue()));
             }
         }
     }

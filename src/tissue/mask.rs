@@ -21,49 +21,19 @@ impl TissueMask {
     /// # Panics
     /// If `data` has not `width * height` bytes, the raster has 2^32 pixels or more, or a downsample is not
     /// positive and finite: each is a bug of the caller.
-    pub fn new(
-        width: u32,
-        height: u32,
-        downsample_x: f64,
-        downsample_y: f64,
-        mut data: Vec<u8>,
-    ) -> Self {
-        assert_eq!(
-            data.len() as u64,
-            u64::from(width) * u64::from(height),
-            "mask bytes against its size"
-        );
-        assert!(
-            u32::try_from(data.len()).is_ok(),
-            "a mask of {width} x {height} pixels is too large"
-        );
+    pub fn new(width: u32, height: u32, downsample_x: f64, downsample_y: f64, mut data: Vec<u8>) -> Self {
+        assert_eq!(data.len() as u64, u64::from(width) * u64::from(height), "mask bytes against its size");
+        assert!(u32::try_from(data.len()).is_ok(), "a mask of {width} x {height} pixels is too large");
         let valid = |downsample: f64| downsample.is_finite() && downsample > 0.0;
-        assert!(
-            valid(downsample_x) && valid(downsample_y),
-            "mask downsample {downsample_x}, {downsample_y}"
-        );
-        data.iter_mut()
-            .for_each(|pixel| *pixel = u8::from(*pixel != 0));
+        assert!(valid(downsample_x) && valid(downsample_y), "mask downsample {downsample_x}, {downsample_y}");
+        data.iter_mut().for_each(|pixel| *pixel = u8::from(*pixel != 0));
         let integral = integrate(&data, width as usize, height as usize);
-        Self {
-            width,
-            height,
-            downsample_x,
-            downsample_y,
-            data,
-            integral,
-        }
+        Self { width, height, downsample_x, downsample_y, data, integral }
     }
 
     /// The whole slide is tissue (`--tissue none`): one pixel as large as the slide.
     pub fn everything(slide_width: u32, slide_height: u32) -> Self {
-        Self::new(
-            1,
-            1,
-            f64::from(slide_width.max(1)),
-            f64::from(slide_height.max(1)),
-            vec![1],
-        )
+        Self::new(1, 1, f64::from(slide_width.max(1)), f64::from(slide_height.max(1)), vec![1])
     }
 
     /// Width in mask pixels.
@@ -88,12 +58,8 @@ impl TissueMask {
 
     /// Is the level-0 point on tissue?
     pub fn contains(&self, x_level0: f64, y_level0: f64) -> bool {
-        let (x, y) = (
-            (x_level0 / self.downsample_x).floor(),
-            (y_level0 / self.downsample_y).floor(),
-        );
-        let inside =
-            x >= 0.0 && y >= 0.0 && x < f64::from(self.width) && y < f64::from(self.height);
+        let (x, y) = ((x_level0 / self.downsample_x).floor(), (y_level0 / self.downsample_y).floor());
+        let inside = x >= 0.0 && y >= 0.0 && x < f64::from(self.width) && y < f64::from(self.height);
         inside && self.data[y as usize * self.width as usize + x as usize] != 0
     }
 
@@ -103,45 +69,26 @@ impl TissueMask {
     ///
     /// The integral of a piecewise constant raster is bilinear within each pixel, so interpolating the summed
     /// area table (Crow 1984) at the four corners is exact.
-    pub fn fraction(
-        &self,
-        x_level0: f64,
-        y_level0: f64,
-        width_level0: f64,
-        height_level0: f64,
-    ) -> f64 {
+    pub fn fraction(&self, x_level0: f64, y_level0: f64, width_level0: f64, height_level0: f64) -> f64 {
         let area = width_level0 * height_level0 / (self.downsample_x * self.downsample_y);
         let finite = area.is_finite() && x_level0.is_finite() && y_level0.is_finite();
         if !(finite && width_level0 > 0.0 && height_level0 > 0.0) {
             return 0.0;
         }
-        let (left, right) = (
-            x_level0 / self.downsample_x,
-            (x_level0 + width_level0) / self.downsample_x,
-        );
-        let (top, bottom) = (
-            y_level0 / self.downsample_y,
-            (y_level0 + height_level0) / self.downsample_y,
-        );
-        let tissue = self.sum(right, bottom) - self.sum(left, bottom) - self.sum(right, top)
-            + self.sum(left, top);
+        let (left, right) = (x_level0 / self.downsample_x, (x_level0 + width_level0) / self.downsample_x);
+        let (top, bottom) = (y_level0 / self.downsample_y, (y_level0 + height_level0) / self.downsample_y);
+        let tissue = self.sum(right, bottom) - self.sum(left, bottom) - self.sum(right, top) + self.sum(left, top);
         // A rectangle full of tissue gives exactly 1, so that it passes a minimum of 1.
         ((tissue / area * 1e9).round() / 1e9).clamp(0.0, 1.0)
     }
 
     /// Tissue area in mask pixels above and left of the point `(x, y)`, in mask pixels.
     fn sum(&self, x: f64, y: f64) -> f64 {
-        let (x, y) = (
-            x.clamp(0.0, f64::from(self.width)),
-            y.clamp(0.0, f64::from(self.height)),
-        );
+        let (x, y) = (x.clamp(0.0, f64::from(self.width)), y.clamp(0.0, f64::from(self.height)));
         let (column, row) = (x as usize, y as usize);
         let (fx, fy) = (x - column as f64, y - row as f64);
         let stride = self.width as usize + 1;
-        let (right, below) = (
-            (column + 1).min(self.width as usize),
-            (row + 1).min(self.height as usize),
-        );
+        let (right, below) = ((column + 1).min(self.width as usize), (row + 1).min(self.height as usize));
         let at = |column: usize, row: usize| f64::from(self.integral[row * stride + column]);
         let top = at(column, row) * (1.0 - fx) + at(right, row) * fx;
         let bottom = at(column, below) * (1.0 - fx) + at(right, below) * fx;
@@ -157,11 +104,7 @@ impl TissueMask {
     /// The smallest level-0 rectangle around all tissue, `[x, y, width, height]`; `None` where there is no tissue.
     pub fn bounding_box(&self) -> Option<[f64; 4]> {
         let (mut left, mut right, mut top, mut bottom) = (usize::MAX, 0, usize::MAX, 0);
-        for (y, row) in self
-            .data
-            .chunks_exact((self.width as usize).max(1))
-            .enumerate()
-        {
+        for (y, row) in self.data.chunks_exact((self.width as usize).max(1)).enumerate() {
             let Some(first) = row.iter().position(|&set| set != 0) else {
                 continue;
             };
@@ -171,14 +114,7 @@ impl TissueMask {
         }
         let x_level0 = |x: usize| x as f64 * self.downsample_x;
         let y_level0 = |y: usize| y as f64 * self.downsample_y;
-        (right > 0).then(|| {
-            [
-                x_level0(left),
-                y_level0(top),
-                x_level0(right - left),
-                y_level0(bottom - top),
-            ]
-        })
+        (right > 0).then(|| [x_level0(left), y_level0(top), x_level0(right - left), y_level0(bottom - top)])
     }
 
     /// Tissue pixels with a side on no tissue or on the mask's border, `[x, y]` in mask pixels, row by row.
@@ -188,11 +124,7 @@ impl TissueMask {
         for (i, _) in self.data.iter().enumerate().filter(|&(_, &set)| set != 0) {
             let (x, y) = (i % width, i / width);
             let at_border = x == 0 || y == 0 || x + 1 == width || y + 1 == height;
-            if at_border
-                || [i - 1, i + 1, i - width, i + width]
-                    .iter()
-                    .any(|&near| self.data[near] == 0)
-            {
+            if at_border || [i - 1, i + 1, i - width, i + width].iter().any(|&near| self.data[near] == 0) {
                 boundary.push([x as u32, y as u32]);
             }
         }
@@ -250,36 +182,24 @@ mod tests {
         ] {
             let [x, y, width, height] = rectangle;
             let got = mask.fraction(x, y, width, height);
-            assert!(
-                (got - expected).abs() < 1e-12,
-                "{rectangle:?}: {got} against {expected}"
-            );
+            assert!((got - expected).abs() < 1e-12, "{rectangle:?}: {got} against {expected}");
         }
     }
 
     #[test]
     fn fractions_equal_summing_the_area_of_every_pixel() {
         let (width, height, dx, dy) = (13u32, 9u32, 3.7, 5.3);
-        let data: Vec<u8> = (0..width * height)
-            .map(|i| u8::from(i.wrapping_mul(2_654_435_761) >> 20 & 7 < 3))
-            .collect();
+        let data: Vec<u8> =
+            (0..width * height).map(|i| u8::from(i.wrapping_mul(2_654_435_761) >> 20 & 7 < 3)).collect();
         let mask = TissueMask::new(width, height, dx, dy, data.clone());
         let overlap = |a: f64, b: f64, c: f64, d: f64| (b.min(d) - a.max(c)).max(0.0);
         for step in 0..60 {
             let (x, y) = (f64::from(step) * 1.13 - 8.0, f64::from(step) * 0.91 - 5.0);
-            let (w, h) = (
-                1.0 + f64::from(step % 11) * 2.3,
-                1.0 + f64::from(step % 5) * 4.1,
-            );
+            let (w, h) = (1.0 + f64::from(step % 11) * 2.3, 1.0 + f64::from(step % 5) * 4.1);
             let mut area = 0.0;
             for (i, &set) in data.iter().enumerate() {
-                let (left, top) = (
-                    f64::from(i as u32 % width) * dx,
-                    f64::from(i as u32 / width) * dy,
-                );
-                area += f64::from(set)
-                    * overlap(x, x + w, left, left + dx)
-                    * overlap(y, y + h, top, top + dy);
+                let (left, top) = (f64::from(i as u32 % width) * dx, f64::from(i as u32 / width) * dy);
+                area += f64::from(set) * overlap(x, x + w, left, left + dx) * overlap(y, y + h, top, top + dy);
             }
             assert!((mask.fraction(x, y, w, h) - area / (w * h)).abs() < 1e-9);
         }
@@ -291,14 +211,9 @@ mod tests {
         assert_eq!(mask.tissue_area_level0(), 600.0);
         assert_eq!(mask.bounding_box(), Some([10.0, 0.0, 20.0, 40.0]));
         assert_eq!(mask.outline(), vec![[1, 0], [2, 0], [1, 1]]);
-        assert_eq!(
-            TissueMask::new(3, 3, 1.0, 1.0, vec![1; 9]).outline().len(),
-            8
-        );
+        assert_eq!(TissueMask::new(3, 3, 1.0, 1.0, vec![1; 9]).outline().len(), 8);
         assert!(mask.contains(10.0, 0.0) && mask.contains(19.9, 39.9));
-        assert!(
-            !mask.contains(9.9, 0.0) && !mask.contains(-1.0, 5.0) && !mask.contains(10.0, 60.0)
-        );
+        assert!(!mask.contains(9.9, 0.0) && !mask.contains(-1.0, 5.0) && !mask.contains(10.0, 60.0));
     }
 
     #[test]
@@ -308,10 +223,7 @@ mod tests {
         assert_eq!(all.fraction(900.0, 600.0, 200.0, 200.0), 0.25);
         assert_eq!(all.tissue_area_level0(), 700_000.0);
         let nothing = TissueMask::new(0, 0, 1.0, 1.0, Vec::new());
-        assert_eq!(
-            (nothing.fraction(0.0, 0.0, 5.0, 5.0), nothing.bounding_box()),
-            (0.0, None)
-        );
+        assert_eq!((nothing.fraction(0.0, 0.0, 5.0, 5.0), nothing.bounding_box()), (0.0, None));
         assert!(nothing.outline().is_empty() && !nothing.contains(0.0, 0.0));
     }
 }

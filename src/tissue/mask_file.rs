@@ -80,63 +80,28 @@ const ASPECT_TOLERANCE: f64 = 0.03;
 /// # Errors
 /// When the file can't be read or decoded, is no PNG, is larger than [`MASK_PIXELS_MAX`], or has another shape than
 /// the slide (over 3 % in aspect ratio, after allowing for the rounding of small masks).
-pub fn mask_from_file(
-    path: &Path,
-    slide_width: u32,
-    slide_height: u32,
-) -> Result<TissueMask, MaskFileError> {
-    let read = |source| MaskFileError::Read {
-        source,
-        path: path.to_owned(),
-    };
-    let decode = |source| MaskFileError::Decode {
-        source,
-        path: path.to_owned(),
-    };
-    let open = || {
-        File::open(path)
-            .and_then(|file| ImageReader::new(BufReader::new(file)).with_guessed_format())
-            .map_err(read)
-    };
+pub fn mask_from_file(path: &Path, slide_width: u32, slide_height: u32) -> Result<TissueMask, MaskFileError> {
+    let read = |source| MaskFileError::Read { source, path: path.to_owned() };
+    let decode = |source| MaskFileError::Decode { source, path: path.to_owned() };
+    let open =
+        || File::open(path).and_then(|file| ImageReader::new(BufReader::new(file)).with_guessed_format()).map_err(read);
     let reader = open()?;
     if reader.format() != Some(ImageFormat::Png) {
-        return Err(MaskFileError::NotPng {
-            path: path.to_owned(),
-        });
+        return Err(MaskFileError::NotPng { path: path.to_owned() });
     }
     let (width, height) = reader.into_dimensions().map_err(decode)?;
     if u64::from(width) * u64::from(height) > MASK_PIXELS_MAX {
-        return Err(MaskFileError::TooLarge {
-            width,
-            height,
-            path: path.to_owned(),
-        });
+        return Err(MaskFileError::TooLarge { width, height, path: path.to_owned() });
     }
     let (w, h) = (f64::from(width), f64::from(height));
-    let (slide_w, slide_h) = (
-        f64::from(slide_width.max(1)),
-        f64::from(slide_height.max(1)),
-    );
+    let (slide_w, slide_h) = (f64::from(slide_width.max(1)), f64::from(slide_height.max(1)));
     let difference = ((w / h) / (slide_w / slide_h)).ln().abs();
     if difference > ASPECT_TOLERANCE + 1.0 / w + 1.0 / h {
         let percent = difference.exp_m1() * 100.0;
-        return Err(MaskFileError::Aspect {
-            width,
-            height,
-            slide_width,
-            slide_height,
-            percent,
-            path: path.to_owned(),
-        });
+        return Err(MaskFileError::Aspect { width, height, slide_width, slide_height, percent, path: path.to_owned() });
     }
     let data = tissue_bytes(open()?.decode().map_err(decode)?);
-    Ok(TissueMask::new(
-        width,
-        height,
-        slide_w / w,
-        slide_h / h,
-        data,
-    ))
+    Ok(TissueMask::new(width, height, slide_w / w, slide_h / h, data))
 }
 
 fn tissue_bytes(picture: DynamicImage) -> Vec<u8> {
@@ -144,18 +109,10 @@ fn tissue_bytes(picture: DynamicImage) -> Vec<u8> {
     match picture {
         DynamicImage::ImageLuma8(grey) => grey.into_raw(),
         DynamicImage::ImageRgb8(_) | DynamicImage::ImageRgba8(_) | DynamicImage::ImageLumaA8(_) => {
-            picture
-                .into_rgba8()
-                .pixels()
-                .map(|p| visible(p.0[..3] != [0; 3], p.0[3] != 0))
-                .collect()
+            picture.into_rgba8().pixels().map(|p| visible(p.0[..3] != [0; 3], p.0[3] != 0)).collect()
         }
         // 16 bits a channel: eight would round small labels down to zero.
-        deep => deep
-            .into_rgba16()
-            .pixels()
-            .map(|p| visible(p.0[..3] != [0; 3], p.0[3] != 0))
-            .collect(),
+        deep => deep.into_rgba16().pixels().map(|p| visible(p.0[..3] != [0; 3], p.0[3] != 0)).collect(),
     }
 }
 
@@ -165,8 +122,7 @@ mod tests {
     use image::{GrayImage, ImageBuffer, Luma, LumaA};
 
     fn folder(name: &str) -> PathBuf {
-        let folder =
-            std::env::temp_dir().join(format!("paraffin_mask_file_{}_{name}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("paraffin_mask_file_{}_{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         folder
     }
@@ -175,20 +131,11 @@ mod tests {
     fn non_zero_is_tissue_at_any_depth() {
         let folder = folder("depth");
         let grey = folder.join("grey.png");
-        GrayImage::from_raw(2, 1, vec![0, 1])
-            .unwrap()
-            .save(&grey)
-            .unwrap();
+        GrayImage::from_raw(2, 1, vec![0, 1]).unwrap().save(&grey).unwrap();
         let deep = folder.join("deep.png");
-        ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![0u16, 1])
-            .unwrap()
-            .save(&deep)
-            .unwrap();
+        ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![0u16, 1]).unwrap().save(&deep).unwrap();
         let alpha = folder.join("alpha.png");
-        ImageBuffer::<LumaA<u8>, _>::from_raw(2, 1, vec![255, 0, 255, 255])
-            .unwrap()
-            .save(&alpha)
-            .unwrap();
+        ImageBuffer::<LumaA<u8>, _>::from_raw(2, 1, vec![255, 0, 255, 255]).unwrap().save(&alpha).unwrap();
         for path in [grey, deep, alpha] {
             let mask = mask_from_file(&path, 200, 100).unwrap();
             assert_eq!(mask.data(), [0, 1], "{path:?}");
@@ -210,12 +157,7 @@ mod tests {
         let mut cut = std::fs::read(&path).unwrap();
         cut.truncate(50);
         std::fs::write(&path, cut).unwrap();
-        assert!(
-            mask_from_file(&path, 300, 107)
-                .unwrap_err()
-                .to_string()
-                .contains("cannot decode")
-        );
+        assert!(mask_from_file(&path, 300, 107).unwrap_err().to_string().contains("cannot decode"));
         // A small mask may be off by a pixel of rounding.
         GrayImage::new(30, 11).save(&path).unwrap();
         assert!(mask_from_file(&path, 3000, 1000).is_ok());

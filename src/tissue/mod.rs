@@ -49,9 +49,7 @@ impl TissueMethod {
 
 /// A word that is neither a tissue method nor the path of a PNG.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "unknown tissue method; give none, otsu or the path of a .png mask (non-zero = tissue): \"{0}\""
-)]
+#[error("unknown tissue method; give none, otsu or the path of a .png mask (non-zero = tissue): \"{0}\"")]
 pub struct UnknownTissueMethod(pub String);
 
 impl FromStr for TissueMethod {
@@ -87,10 +85,7 @@ mod tests {
         for word in ["none", "otsu", "masks/a.png", "B.PNG"] {
             assert_eq!(word.parse::<TissueMethod>().unwrap().to_string(), word);
         }
-        assert_eq!(
-            "x/doe^john.png".parse::<TissueMethod>().unwrap().name(),
-            "mask"
-        );
+        assert_eq!("x/doe^john.png".parse::<TissueMethod>().unwrap().name(), "mask");
     }
 
     #[test]

@@ -13,9 +13,8 @@ pub(super) fn dilate(mask: &[u8], width: usize, height: usize, radius_px: f64) -
     }
     let distances = row_distances(mask, width);
     // For a row dy away the disc is half_width(dy) pixels wide to either side.
-    let half_width: Vec<u8> = (0..=reach)
-        .map(|dy| (radius * radius - (dy * dy) as f64).max(0.0).sqrt() as u8)
-        .collect();
+    let half_width: Vec<u8> =
+        (0..=reach).map(|dy| (radius * radius - (dy * dy) as f64).max(0.0).sqrt() as u8).collect();
     let mut out = vec![0u8; mask.len()];
     for (y, row) in out.chunks_exact_mut(width).enumerate() {
         for source_y in y.saturating_sub(reach)..(y + reach + 1).min(height) {
@@ -32,10 +31,7 @@ pub(super) fn dilate(mask: &[u8], width: usize, height: usize, radius_px: f64) -
 /// Distance along the row to the nearest set pixel, at most 255 (= none near).
 fn row_distances(mask: &[u8], width: usize) -> Vec<u8> {
     let mut distances = vec![255u8; mask.len()];
-    for (row, source) in distances
-        .chunks_exact_mut(width)
-        .zip(mask.chunks_exact(width))
-    {
+    for (row, source) in distances.chunks_exact_mut(width).zip(mask.chunks_exact(width)) {
         let mut near = 255u8;
         for (distance, &set) in row.iter_mut().zip(source) {
             near = if set != 0 { 0 } else { near.saturating_add(1) };
@@ -60,22 +56,12 @@ pub(super) fn erode(mask: &[u8], width: usize, height: usize, radius_px: f64) ->
 
 /// Bridges gaps narrower than twice the radius.
 pub(super) fn close(mask: &[u8], width: usize, height: usize, radius_px: f64) -> Vec<u8> {
-    erode(
-        &dilate(mask, width, height, radius_px),
-        width,
-        height,
-        radius_px,
-    )
+    erode(&dilate(mask, width, height, radius_px), width, height, radius_px)
 }
 
 /// Removes specks and threads narrower than twice the radius.
 pub(super) fn open(mask: &[u8], width: usize, height: usize, radius_px: f64) -> Vec<u8> {
-    dilate(
-        &erode(mask, width, height, radius_px),
-        width,
-        height,
-        radius_px,
-    )
+    dilate(&erode(mask, width, height, radius_px), width, height, radius_px)
 }
 
 /// Clears set components (8-connected) of fewer than `min_px` pixels.
@@ -85,9 +71,7 @@ pub(super) fn drop_small(mask: &mut [u8], width: usize, min_px: u64) {
 
 /// Sets clear components (4-connected) of fewer than `min_px` pixels that don't touch the raster's border.
 pub(super) fn fill_holes(mask: &mut [u8], width: usize, min_px: u64) {
-    repaint(mask, width, 0, false, |area, at_border| {
-        !at_border && area < min_px
-    });
+    repaint(mask, width, 0, false, |area, at_border| !at_border && area < min_px);
 }
 
 /// A horizontal run of equal pixels, `start..end` of its row.
@@ -98,13 +82,7 @@ struct Run {
 }
 
 /// Inverts each component of `value` for which `chosen(area, touches the border)`.
-fn repaint(
-    mask: &mut [u8],
-    width: usize,
-    value: u8,
-    diagonal: bool,
-    chosen: impl Fn(u64, bool) -> bool,
-) {
+fn repaint(mask: &mut [u8], width: usize, value: u8, diagonal: bool, chosen: impl Fn(u64, bool) -> bool) {
     if mask.is_empty() {
         return;
     }
@@ -115,8 +93,7 @@ fn repaint(
     for (index, run) in runs.iter().enumerate() {
         let root = find(&mut parent, index);
         area[root] += (run.end - run.start) as u64;
-        at_border[root] |=
-            run.row == 0 || run.row + 1 == height || run.start == 0 || run.end == width;
+        at_border[root] |= run.row == 0 || run.row + 1 == height || run.start == 0 || run.end == width;
     }
     for (index, run) in runs.iter().enumerate() {
         let root = find(&mut parent, index);
@@ -137,10 +114,7 @@ fn connected_runs(mask: &[u8], width: usize, value: u8, slack: usize) -> (Vec<Ru
         let mut x = 0;
         while let Some(skip) = pixels[x..].iter().position(|&pixel| pixel == value) {
             let start = x + skip;
-            let end = pixels[start..]
-                .iter()
-                .position(|&pixel| pixel != value)
-                .map_or(width, |length| start + length);
+            let end = pixels[start..].iter().position(|&pixel| pixel != value).map_or(width, |length| start + length);
             parent.push(runs.len());
             runs.push(Run { row, start, end });
             x = end;
@@ -183,11 +157,7 @@ pub(super) fn median3_rgb(pixels: &[u8], width: usize, height: usize) -> Vec<u8>
         row.extend_from_slice(&source[stride - 3..]);
     };
     let (mut above, mut here, mut below) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut low, mut middle, mut high) = (
-        vec![0; stride + 6],
-        vec![0; stride + 6],
-        vec![0; stride + 6],
-    );
+    let (mut low, mut middle, mut high) = (vec![0; stride + 6], vec![0; stride + 6], vec![0; stride + 6]);
     for y in 0..height {
         padded(y.saturating_sub(1), &mut above);
         padded(y, &mut here);
@@ -220,13 +190,7 @@ mod tests {
 
     /// A raster from rows of '#' and anything else.
     fn raster(rows: &[&str]) -> (Vec<u8>, usize, usize) {
-        (
-            rows.iter()
-                .flat_map(|row| row.bytes().map(|c| u8::from(c == b'#')))
-                .collect(),
-            rows[0].len(),
-            rows.len(),
-        )
+        (rows.iter().flat_map(|row| row.bytes().map(|c| u8::from(c == b'#'))).collect(), rows[0].len(), rows.len())
     }
 
     #[test]
@@ -237,15 +201,8 @@ mod tests {
         for radius in [0.0, 0.9, 1.0, 1.5, 2.0, 3.7, 5.0] {
             let out = dilate(&mask, size, size, radius);
             for (i, &set) in out.iter().enumerate() {
-                let (dx, dy) = (
-                    (i % size).abs_diff(12) as f64,
-                    (i / size).abs_diff(12) as f64,
-                );
-                assert_eq!(
-                    set == 1,
-                    dx * dx + dy * dy <= radius * radius,
-                    "radius {radius} at {i}"
-                );
+                let (dx, dy) = ((i % size).abs_diff(12) as f64, (i / size).abs_diff(12) as f64);
+                assert_eq!(set == 1, dx * dx + dy * dy <= radius * radius, "radius {radius} at {i}");
             }
         }
     }
@@ -271,10 +228,7 @@ mod tests {
         assert_eq!(diagonal, raster(&["#....", ".#...", "..#.."]).0);
         let (mut holes, w, _) = raster(&["######", "#.##.#", "##.#.#", "######", "#.####"]);
         fill_holes(&mut holes, w, 2);
-        assert_eq!(
-            holes,
-            raster(&["######", "####.#", "####.#", "######", "#.####"]).0
-        );
+        assert_eq!(holes, raster(&["######", "####.#", "####.#", "######", "#.####"]).0);
     }
 
     #[test]
@@ -290,9 +244,7 @@ mod tests {
     #[test]
     fn median_equals_sorting() {
         let (width, height) = (7usize, 5usize);
-        let pixels: Vec<u8> = (0..width * height * 3)
-            .map(|i| (i * 7919 % 251) as u8)
-            .collect();
+        let pixels: Vec<u8> = (0..width * height * 3).map(|i| (i * 7919 % 251) as u8).collect();
         let out = median3_rgb(&pixels, width, height);
         for (i, &got) in out.iter().enumerate() {
             let (x, y, c) = (i / 3 % width, i / 3 / width, i % 3);

@@ -86,13 +86,7 @@ pub struct Segmentation {
 impl Segmentation {
     /// The mask over the slide; the downsamples are level-0 pixels per pixel of the segmented picture.
     pub fn into_mask(self, downsample_x: f64, downsample_y: f64) -> TissueMask {
-        TissueMask::new(
-            self.width,
-            self.height,
-            downsample_x,
-            downsample_y,
-            self.mask,
-        )
+        TissueMask::new(self.width, self.height, downsample_x, downsample_y, self.mask)
     }
 }
 
@@ -102,10 +96,7 @@ impl Segmentation {
 /// # Panics
 /// If `mpp` is not positive and finite: a bug of the caller.
 pub fn segment_otsu(image: &RgbImage, mpp: f64, options: &OtsuOptions) -> Segmentation {
-    assert!(
-        mpp.is_finite() && mpp > 0.0,
-        "mask resolution of {mpp} µm/px"
-    );
+    assert!(mpp.is_finite() && mpp > 0.0, "mask resolution of {mpp} µm/px");
     let (width, height) = (image.width() as usize, image.height() as usize);
     if width == 0 || height == 0 {
         return Segmentation {
@@ -120,10 +111,7 @@ pub fn segment_otsu(image: &RgbImage, mpp: f64, options: &OtsuOptions) -> Segmen
         };
     }
     let pixels = smooth(image, mpp, options.median_um);
-    let Background {
-        colour: background,
-        scanned,
-    } = background::find(&pixels, width, &options.background);
+    let Background { colour: background, scanned } = background::find(&pixels, width, &options.background);
     let colours = background::neutral_colours(&pixels, background);
     let threshold = threshold(&colours, &scanned, background.is_some(), options);
     let mut mask: Vec<u8> = colours
@@ -132,50 +120,24 @@ pub fn segment_otsu(image: &RgbImage, mpp: f64, options: &OtsuOptions) -> Segmen
         .map(|(&colour, &scanned)| u8::from(scanned != 0 && is_stained(colour, threshold, options)))
         .collect();
     let pen = artefacts::pen_mask(&colours, &scanned, width, mpp, &options.pen);
-    let stained = mask
-        .iter()
-        .zip(&pen)
-        .filter(|&(&stained, &pen)| stained > pen)
-        .count() as u64;
+    let stained = mask.iter().zip(&pen).filter(|&(&stained, &pen)| stained > pen).count() as u64;
     clear(&mut mask, &pen);
     mask = morphology::close(&mask, width, height, options.closing_um / mpp);
     mask = morphology::open(&mask, width, height, options.opening_um / mpp);
-    morphology::fill_holes(
-        &mut mask,
-        width,
-        (options.min_hole_um2 / (mpp * mpp)).ceil() as u64,
-    );
+    morphology::fill_holes(&mut mask, width, (options.min_hole_um2 / (mpp * mpp)).ceil() as u64);
     clear(&mut mask, &pen);
-    mask.iter_mut()
-        .zip(&scanned)
-        .for_each(|(set, &scanned)| *set &= scanned);
-    morphology::drop_small(
-        &mut mask,
-        width,
-        (options.min_area_um2 / (mpp * mpp)).ceil() as u64,
-    );
+    mask.iter_mut().zip(&scanned).for_each(|(set, &scanned)| *set &= scanned);
+    morphology::drop_small(&mut mask, width, (options.min_area_um2 / (mpp * mpp)).ceil() as u64);
 
     let pen_pixels = count(&pen);
     let scanned_pixels = count(&scanned);
-    let dark = colours
-        .iter()
-        .zip(&scanned)
-        .filter(|&(colour, &scanned)| scanned != 0 && colour.value < 60)
-        .count() as u64;
+    let dark =
+        colours.iter().zip(&scanned).filter(|&(colour, &scanned)| scanned != 0 && colour.value < 60).count() as u64;
     let unscanned_pixels = mask.len() as u64 - scanned_pixels;
     let tissue_um2 = count(&mask) as f64 * mpp * mpp;
     let warnings = warnings(tissue_um2, scanned_pixels, dark, pen_pixels, stained);
     let (width, height) = image.dimensions();
-    Segmentation {
-        width,
-        height,
-        mask,
-        pen_pixels,
-        unscanned_pixels,
-        threshold,
-        background,
-        warnings,
-    }
+    Segmentation { width, height, mask, pen_pixels, unscanned_pixels, threshold, background, warnings }
 }
 
 fn smooth(image: &RgbImage, mpp: f64, median_um: f64) -> Vec<u8> {
@@ -188,36 +150,21 @@ fn smooth(image: &RgbImage, mpp: f64, median_um: f64) -> Vec<u8> {
 }
 
 /// Otsu's threshold on saturation, clamped; a slide without background has no second class to split off.
-fn threshold(
-    colours: &[Colour],
-    scanned: &[u8],
-    has_background: bool,
-    options: &OtsuOptions,
-) -> u8 {
+fn threshold(colours: &[Colour], scanned: &[u8], has_background: bool, options: &OtsuOptions) -> u8 {
     if !has_background {
         return options.threshold_min;
     }
     let mut histogram = [0u64; 256];
-    for (colour, _) in colours
-        .iter()
-        .zip(scanned)
-        .filter(|&(_, &scanned)| scanned != 0)
-    {
+    for (colour, _) in colours.iter().zip(scanned).filter(|&(_, &scanned)| scanned != 0) {
         histogram[usize::from(colour.saturation)] += 1;
     }
-    otsu(&histogram).clamp(
-        options.threshold_min,
-        options.threshold_max.max(options.threshold_min),
-    )
+    otsu(&histogram).clamp(options.threshold_min, options.threshold_max.max(options.threshold_min))
 }
 
 /// The lowest value of the upper class that maximises the variance between the classes.
 fn otsu(histogram: &[u64; 256]) -> u8 {
     let total = histogram.iter().sum::<u64>() as f64;
-    let moment = (0u64..)
-        .zip(histogram)
-        .map(|(value, &number)| value * number)
-        .sum::<u64>() as f64;
+    let moment = (0u64..).zip(histogram).map(|(value, &number)| value * number).sum::<u64>() as f64;
     let (mut below, mut moment_below) = (0.0, 0.0);
     let (mut best, mut best_variance) = (0u8, 0.0);
     for (value, &number) in (0..255u8).zip(histogram) {
@@ -236,17 +183,13 @@ fn otsu(histogram: &[u64; 256]) -> u8 {
 }
 
 fn is_stained(colour: Colour, threshold: u8, options: &OtsuOptions) -> bool {
-    let neutral = colour.value < options.neutral_value_max
-        && colour.saturation < options.neutral_saturation_min;
-    let black = colour.value <= options.pen.black_value_max
-        && colour.chroma <= options.pen.black_chroma_max;
+    let neutral = colour.value < options.neutral_value_max && colour.saturation < options.neutral_saturation_min;
+    let black = colour.value <= options.pen.black_value_max && colour.chroma <= options.pen.black_chroma_max;
     colour.saturation >= threshold && !neutral && !black
 }
 
 fn clear(mask: &mut [u8], unwanted: &[u8]) {
-    mask.iter_mut()
-        .zip(unwanted)
-        .for_each(|(set, &unwanted)| *set &= unwanted ^ 1);
+    mask.iter_mut().zip(unwanted).for_each(|(set, &unwanted)| *set &= unwanted ^ 1);
 }
 
 fn count(mask: &[u8]) -> u64 {
@@ -256,19 +199,14 @@ fn count(mask: &[u8]) -> u64 {
 fn warnings(tissue_um2: f64, scanned: u64, dark: u64, pen: u64, stained: u64) -> Vec<String> {
     let mut warnings = Vec::new();
     if scanned == 0 {
-        warnings.push(
-            "the low-power picture is pure white or black throughout: nothing was scanned"
-                .to_owned(),
-        );
+        warnings.push("the low-power picture is pure white or black throughout: nothing was scanned".to_owned());
     } else if dark * 2 > scanned {
         warnings.push(
             "most of the slide is dark: tissue is found on brightfield slides only; for fluorescence give --tissue none or a mask".to_owned(),
         );
     }
     if tissue_um2 == 0.0 {
-        warnings.push(
-            "no tissue found; if the slide holds any, give --tissue none or a mask".to_owned(),
-        );
+        warnings.push("no tissue found; if the slide holds any, give --tissue none or a mask".to_owned());
     } else if tissue_um2 < 250_000.0 {
         warnings.push(format!("only {:.2} mm² of tissue found", tissue_um2 / 1e6));
     }

@@ -7,20 +7,12 @@ use super::blend;
 /// The longest length of 1, 2 or 5 times a power of ten (µm) that is at most `limit_um`.
 fn round_length_um(limit_um: f64) -> f64 {
     let decade = 10f64.powi(limit_um.log10().floor() as i32);
-    [5.0, 2.0, 1.0]
-        .into_iter()
-        .map(|digit| digit * decade)
-        .find(|&um| um <= limit_um * (1.0 + 1e-9))
-        .unwrap_or(decade)
+    [5.0, 2.0, 1.0].into_iter().map(|digit| digit * decade).find(|&um| um <= limit_um * (1.0 + 1e-9)).unwrap_or(decade)
 }
 
 /// `500 µm`, `2 mm`.
 fn length_label(um: f64) -> String {
-    let (value, unit) = if um >= 1000.0 {
-        (um / 1000.0, "mm")
-    } else {
-        (um, "µm")
-    };
+    let (value, unit) = if um >= 1000.0 { (um / 1000.0, "mm") } else { (um, "µm") };
     let digits = (-value.log10().floor()).clamp(0.0, 3.0) as usize;
     format!("{value:.digits$} {unit}")
 }
@@ -48,26 +40,12 @@ pub(super) fn draw(picture: &mut RgbImage, um_per_px: f64) {
         }
     };
     rectangle(left, top, plate_width, plate_height, [255; 3], 0.8);
-    rectangle(
-        left + (plate_width - bar) / 2,
-        top + plate_height - pad - 3 * zoom,
-        bar,
-        3 * zoom,
-        [20; 3],
-        1.0,
-    );
+    rectangle(left + (plate_width - bar) / 2, top + plate_height - pad - 3 * zoom, bar, 3 * zoom, [20; 3], 1.0);
     let mut x = left + (plate_width - text_width) / 2;
     for character in label.chars() {
         for (row, bits) in (0i64..).zip(glyph(character)) {
             for column in (0..5i64).filter(|column| bits >> (4 - column) & 1 == 1) {
-                rectangle(
-                    x + column * zoom,
-                    top + pad + row * zoom,
-                    zoom,
-                    zoom,
-                    [20; 3],
-                    1.0,
-                );
+                rectangle(x + column * zoom, top + pad + row * zoom, zoom, zoom, [20; 3], 1.0);
             }
         }
         x += 6 * zoom;
@@ -77,36 +55,16 @@ pub(super) fn draw(picture: &mut RgbImage, um_per_px: f64) {
 /// 5x7 pixels, a row a byte, the leftmost pixel in bit 4. Anything but digits, point, m and µ is blank.
 fn glyph(character: char) -> [u8; 7] {
     match character {
-        '0' => [
-            0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110,
-        ],
-        '1' => [
-            0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110,
-        ],
-        '2' => [
-            0b01110, 0b10001, 0b00001, 0b00010, 0b00100, 0b01000, 0b11111,
-        ],
-        '3' => [
-            0b11111, 0b00010, 0b00100, 0b00010, 0b00001, 0b10001, 0b01110,
-        ],
-        '4' => [
-            0b00010, 0b00110, 0b01010, 0b10010, 0b11111, 0b00010, 0b00010,
-        ],
-        '5' => [
-            0b11111, 0b10000, 0b11110, 0b00001, 0b00001, 0b10001, 0b01110,
-        ],
-        '6' => [
-            0b00110, 0b01000, 0b10000, 0b11110, 0b10001, 0b10001, 0b01110,
-        ],
-        '7' => [
-            0b11111, 0b00001, 0b00010, 0b00100, 0b01000, 0b01000, 0b01000,
-        ],
-        '8' => [
-            0b01110, 0b10001, 0b10001, 0b01110, 0b10001, 0b10001, 0b01110,
-        ],
-        '9' => [
-            0b01110, 0b10001, 0b10001, 0b01111, 0b00001, 0b00010, 0b01100,
-        ],
+        '0' => [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110],
+        '1' => [0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110],
+        '2' => [0b01110, 0b10001, 0b00001, 0b00010, 0b00100, 0b01000, 0b11111],
+        '3' => [0b11111, 0b00010, 0b00100, 0b00010, 0b00001, 0b10001, 0b01110],
+        '4' => [0b00010, 0b00110, 0b01010, 0b10010, 0b11111, 0b00010, 0b00010],
+        '5' => [0b11111, 0b10000, 0b11110, 0b00001, 0b00001, 0b10001, 0b01110],
+        '6' => [0b00110, 0b01000, 0b10000, 0b11110, 0b10001, 0b10001, 0b01110],
+        '7' => [0b11111, 0b00001, 0b00010, 0b00100, 0b01000, 0b01000, 0b01000],
+        '8' => [0b01110, 0b10001, 0b10001, 0b01110, 0b10001, 0b10001, 0b01110],
+        '9' => [0b01110, 0b10001, 0b10001, 0b01111, 0b00001, 0b00010, 0b01100],
         '.' => [0, 0, 0, 0, 0, 0b01100, 0b01100],
         'm' => [0, 0, 0b11010, 0b10101, 0b10101, 0b10101, 0b10101],
         'µ' => [0, 0, 0b10001, 0b10001, 0b10011, 0b11101, 0b10000],
@@ -135,10 +93,6 @@ mod tests {
 
     #[test]
     fn every_glyph_of_a_label_is_drawn() {
-        assert!(
-            "0123456789.mµ"
-                .chars()
-                .all(|character| glyph(character) != [0; 7])
-        );
+        assert!("0123456789.mµ".chars().all(|character| glyph(character) != [0; 7]));
     }
 }

@@ -1,0 +1,349 @@
+//! The command line's words, and how they become typed values. Defaults are those of the option structs.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::encoder::onnx::Device;
+use crate::encoder::registry::{Card, DEFAULT_ID};
+use crate::error::{Error, Result};
+use crate::features::Precision;
+use crate::pipeline::prepare::PrepareOptions;
+use crate::resample::Filter;
+use crate::slide::mpp::{MppOverride, MppSource};
+use crate::tiling::{DecodeMode, TilingOptions};
+use crate::tissue::{OtsuOptions, TissueMethod};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  all done, or done already
+   1  could not start, or an internal failure
+   2  the command line makes no sense
+   3  OUT holds features made with other settings
+   4  some slides failed (the table at the end names them)
+  75  stopped by a signal: run the same command again";
+
+/// Embeds whole-slide pathology images with foundation models: one compact feature file per slide, ready for training.
+#[derive(Parser)]
+#[command(name = "paraffin", version, styles = STYLES, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What paraffin can do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Slides to features: find tissue, cut tiles at a physical resolution, embed them, write one HDF5 file per slide
+    #[command(after_help = EXIT_CODES)]
+    Embed(EmbedArgs),
+    /// Tissue and tile coordinates only, in TRIDENT's `patches` files
+    #[command(after_help = EXIT_CODES)]
+    Tiles(TilesArgs),
+    /// What a slide is: format, levels, resolution and its source, which identifying fields it carries
+    Info(InfoArgs),
+    /// Check every file in OUT against its record
+    Verify(VerifyArgs),
+    /// The encoders that can be used
+    #[command(subcommand)]
+    Encoders(EncodersCommand),
+    /// Which runtime libraries and devices are there, and what is missing
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages to a directory
+    Manpages {
+        /// The directory; it is made
+        directory: PathBuf,
+    },
+    /// Reads slides through OpenSlide for a parent paraffin
+    #[command(name = "__openslide-worker", hide = true)]
+    OpenslideWorker,
+}
+
+/// `encoders` subcommands.
+#[derive(Subcommand)]
+pub enum EncodersCommand {
+    /// One line each
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// An encoder's card
+    Show {
+        /// Id, or an ONNX file
+        id: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which slides.
+#[derive(Args)]
+pub struct SlideArgs {
+    /// Slides, or directories that are searched to the bottom
+    #[arg(value_name = "SLIDE|DIR", required_unless_present = "slide_list")]
+    pub slides: Vec<PathBuf>,
+    /// CSV file with the columns path[,mpp][,id]
+    #[arg(long, value_name = "CSV", help_heading = "Slides")]
+    pub slide_list: Option<PathBuf>,
+    /// Resolution of level 0 in µm per pixel, for all slides; overrides what they state
+    #[arg(long, value_name = "UM", help_heading = "Slides")]
+    pub mpp: Option<f64>,
+    /// Where a slide states no resolution, take 10 / objective power
+    #[arg(long, help_heading = "Slides")]
+    pub allow_objective_mpp: bool,
+}
+
+impl SlideArgs {
+    /// What the user says about resolutions.
+    #[must_use]
+    pub fn mpp(&self) -> MppOverride {
+        MppOverride { given: self.mpp.map(|m| (m, MppSource::User)), allow_objective: self.allow_objective_mpp }
+    }
+}
+
+/// What a tile is.
+#[derive(Args)]
+pub struct TileArgs {
+    /// Resolution of a tile in µm per pixel [default: the encoder's]
+    #[arg(long, value_name = "UM", help_heading = "Tiles")]
+    pub target_mpp: Option<f64>,
+    /// The same as a magnification: 40 is 0.25, 20 is 0.5, 10 is 1 µm per pixel
+    #[arg(long, value_name = "X", conflicts_with = "target_mpp", help_heading = "Tiles")]
+    pub mag: Option<f64>,
+    /// Side of a tile in pixels [default: the encoder's]
+    #[arg(long, value_name = "PX", visible_alias = "patch-size", help_heading = "Tiles")]
+    pub tile_px: Option<u32>,
+    /// Overlap of neighbouring tiles in tile pixels
+    #[arg(long, value_name = "PX", visible_alias = "overlap", default_value_t = TilingOptions::default().overlap_px, help_heading = "Tiles")]
+    pub overlap_px: u32,
+    /// How tissue is found: none, otsu, or a PNG mask of the whole slide
+    #[arg(long, value_name = "METHOD|PNG", default_value = "otsu", help_heading = "Tiles")]
+    pub tissue: TissueMethod,
+    /// Least share of a tile that must be tissue
+    #[arg(long, value_name = "0..1", visible_alias = "min-tissue-proportion", default_value_t = TilingOptions::default().min_tissue_fraction, help_heading = "Tiles")]
+    pub min_tissue_fraction: f64,
+    /// Do not treat marker colours as pen (for blue or green stains)
+    #[arg(long, help_heading = "Tiles")]
+    pub no_pen_guard: bool,
+    /// Where the reduction is 2, 4 or 8: let the JPEG decoder do it (scaled), or decode all and resample (exact)
+    #[arg(long, default_value_t = DecodeMode::default(), value_name = "scaled|exact", help_heading = "Tiles")]
+    pub decode: DecodeMode,
+    /// Filter of the resampling, as in Pillow: bilinear, bicubic, lanczos
+    #[arg(long, default_value_t = Filter::default(), value_name = "FILTER", help_heading = "Tiles")]
+    pub resample: Filter,
+    /// Magnify slides that are coarser than the target
+    #[arg(long, help_heading = "Tiles")]
+    pub allow_upsample: bool,
+}
+
+impl TileArgs {
+    /// The options for an encoder with this card.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn options(&self, card: &Card, allow_failed_tiles: u64) -> Result<PrepareOptions> {
+        let target_mpp = match (self.target_mpp, self.mag) {
+            (Some(mpp), _) => mpp,
+            (None, Some(mag)) if mag > 0.0 => 10.0 / mag,
+            (None, Some(mag)) => return Err(Error::Usage(format!("--mag {mag} is no magnification"))),
+            (None, None) => card.tile.mpp,
+        };
+        let tiling = TilingOptions {
+            target_mpp,
+            tile_px: self.tile_px.unwrap_or(card.tile.px),
+            overlap_px: self.overlap_px,
+            decode: self.decode,
+            resample: self.resample,
+            allow_upsample: self.allow_upsample,
+            min_tissue_fraction: self.min_tissue_fraction,
+        };
+        tiling.check()?;
+        let mut otsu = OtsuOptions::default();
+        otsu.pen.enabled = !self.no_pen_guard;
+        Ok(PrepareOptions { tiling, tissue: self.tissue.clone(), otsu, allow_failed_tiles })
+    }
+}
+
+/// Where results go and how the run behaves.
+#[derive(Args)]
+pub struct RunArgs {
+    /// Directory for the results; made if it does not exist
+    #[arg(short, long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Unreadable tiles that a slide may have before it counts as failed; they get no row
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Run")]
+    pub allow_failed_tiles: u64,
+    /// Threads for reading and computing [default: all cores]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub threads: Option<usize>,
+    /// Do not draw overview pictures
+    #[arg(long, help_heading = "Run")]
+    pub no_overviews: bool,
+    /// Progress: bars on a terminal and lines elsewhere (auto), or one of them, or none
+    #[arg(long, value_enum, default_value_t = ProgressKind::Auto, help_heading = "Run")]
+    pub progress: ProgressKind,
+}
+
+impl RunArgs {
+    /// Threads to use: what was asked for, what Slurm gives the task, or the cores there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let slurm = || std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok());
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.or_else(slurm).unwrap_or_else(cores).clamp(1, 512)
+    }
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressKind {
+    /// Bars on a terminal, lines elsewhere.
+    Auto,
+    /// Bars.
+    Bars,
+    /// A line per slide.
+    Lines,
+    /// Nothing.
+    None,
+}
+
+/// `paraffin embed`.
+#[derive(Args)]
+pub struct EmbedArgs {
+    /// Which slides.
+    #[command(flatten)]
+    pub slides: SlideArgs,
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Encoder: an id of 'paraffin encoders list', or an ONNX file with its card beside it (same name, .toml)
+    #[arg(long, value_name = "ID|FILE.onnx", visible_alias = "patch-encoder", default_value = DEFAULT_ID, help_heading = "Encoder")]
+    pub encoder: String,
+    /// Card of the ONNX file, where it does not lie beside it
+    #[arg(long, value_name = "TOML", help_heading = "Encoder")]
+    pub card: Option<PathBuf>,
+    /// Where the encoder computes: cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", help_heading = "Encoder")]
+    pub device: Option<Device>,
+    /// The same as in TRIDENT and CLAM: number of the NVIDIA card, -1 for the processor
+    #[arg(long, value_name = "N", conflicts_with = "device", allow_negative_numbers = true, help_heading = "Encoder")]
+    pub gpus: Option<i32>,
+    /// Tiles in a batch [default: 4 on cpu, 64 on cuda]
+    #[arg(long, value_name = "N", help_heading = "Encoder")]
+    pub batch_size: Option<usize>,
+    /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16
+    #[arg(long, default_value_t = Precision::default(), value_name = "KIND", help_heading = "Encoder")]
+    pub precision: Precision,
+    /// What a tile is.
+    #[command(flatten)]
+    pub tiles: TileArgs,
+}
+
+impl EmbedArgs {
+    /// Where the encoder computes.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        let by_gpus = self.gpus.map(|n| u32::try_from(n).map_or(Device::Cpu, Device::Cuda));
+        self.device.or(by_gpus).unwrap_or_default()
+    }
+}
+
+/// `paraffin tiles`.
+#[derive(Args)]
+pub struct TilesArgs {
+    /// Which slides.
+    #[command(flatten)]
+    pub slides: SlideArgs,
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Encoder whose recommended tile and resolution are the defaults
+    #[arg(long, value_name = "ID|FILE.onnx", visible_alias = "patch-encoder", default_value = DEFAULT_ID, help_heading = "Tiles")]
+    pub encoder: String,
+    /// What a tile is.
+    #[command(flatten)]
+    pub tiles: TileArgs,
+}
+
+/// `paraffin info`.
+#[derive(Args)]
+pub struct InfoArgs {
+    /// The slide
+    pub slide: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write a picture of the whole slide (never the label or macro picture) to this JPEG file
+    #[arg(long, value_name = "JPG")]
+    pub thumbnail: Option<PathBuf>,
+}
+
+/// `paraffin verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Directories that paraffin wrote
+    #[arg(required = true, value_name = "OUT")]
+    pub outs: Vec<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn familiar_words_are_understood() {
+        let words = "paraffin embed slides -o out --patch-size 256 --mag 10 --overlap 32 --gpus -1 --min-tissue-proportion 0.5";
+        let Command::Embed(args) = Cli::parse_from(words.split(' ')).command else { panic!("embed") };
+        let card = crate::encoder::registry::cards().expect("compiled in").remove(0);
+        let options = args.tiles.options(&card, 0).expect("fits").tiling;
+        assert_eq!((options.target_mpp, options.tile_px, options.overlap_px), (1.0, 256, 32));
+        assert_eq!(options.min_tissue_fraction, 0.5);
+        assert_eq!(args.device(), Device::Cpu);
+        let Command::Embed(args) = Cli::parse_from("paraffin embed a.svs -o out --gpus 1".split(' ')).command else {
+            panic!("embed")
+        };
+        assert_eq!(args.device(), Device::Cuda(1));
+        let options = args.tiles.options(&card, 0).expect("fits").tiling;
+        assert_eq!((options.target_mpp, options.tile_px), (card.tile.mpp, card.tile.px));
+    }
+
+    #[test]
+    fn senseless_words_are_refused() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).map(|_| ());
+        assert!(parse("paraffin embed -o out").is_err(), "no slides");
+        assert!(parse("paraffin embed a.svs").is_err(), "no OUT");
+        assert!(parse("paraffin embed a.svs -o out --mag 20 --target-mpp 0.5").is_err());
+        assert!(parse("paraffin embed a.svs -o out --device gpu").is_err());
+        assert!(parse("paraffin embed a.svs -o out --tissue otus").is_err());
+        let Command::Tiles(args) = Cli::parse_from("paraffin tiles a.svs -o out --mag 0".split(' ')).command else {
+            panic!("tiles")
+        };
+        let card = crate::encoder::registry::cards().expect("compiled in").remove(0);
+        assert!(args.tiles.options(&card, 0).is_err());
+    }
+}

@@ -1,0 +1,182 @@
+//! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use super::args::{RunArgs, SlideArgs};
+use super::progress::Progress;
+use crate::error::{Error, Result};
+use crate::job::discover::{Discovery, discover};
+use crate::job::summary::{self, Failure, plural};
+use crate::job::{Job, ids};
+use crate::pipeline::Counts;
+use crate::pipeline::meter::Meter;
+use crate::pipeline::prepare::{PlannedSlide, SlideSpec};
+use crate::tissue::TissueMethod;
+
+/// Exit code of a run in which slides failed.
+const SOME_FAILED: u8 = 4;
+
+/// A run that has something to do.
+pub struct Session {
+    specs: Vec<SlideSpec>,
+    done_before: usize,
+    meter: Arc<Meter>,
+    progress: Progress,
+    stop: Arc<AtomicBool>,
+    started: Instant,
+}
+
+/// Whether there is something to do.
+pub enum Start {
+    /// There is.
+    Go(Box<Session>, Box<Job>),
+    /// There is not; the run ends with this exit code.
+    Done(ExitCode),
+}
+
+/// Told of each slide that is published.
+pub type Finished<'a> = dyn Fn(&PlannedSlide, Counts) + Sync + 'a;
+/// Told of each slide that failed.
+pub type Failed<'a> = dyn Fn(&SlideSpec, &Error) + Sync + 'a;
+
+impl Session {
+    /// Finds the slides, names them, and leaves out those that are done.
+    ///
+    /// # Errors
+    /// What keeps the run from starting.
+    pub fn start(slides: &SlideArgs, run: &RunArgs, job: Job) -> Result<Start> {
+        let started = Instant::now();
+        let found = discover(&slides.slides, slides.slide_list.as_deref(), slides.mpp())?;
+        let quiet = run.progress == super::args::ProgressKind::None;
+        if !quiet {
+            eprintln!("{}", found_line(&found));
+        }
+        if found.slides.is_empty() {
+            return Err(Error::Usage("no slides found".into()));
+        }
+        if matches!(job.options().tissue, TissueMethod::MaskFile(_)) && found.slides.len() > 1 {
+            return Err(Error::Usage("--tissue MASK.png is a picture of one slide: give one slide at a time".into()));
+        }
+        // Threads of slide opening and tissue search; fails only if somebody made the pool before.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(run.threads()).build_global();
+        job.open_out()?;
+        let ids = ids::assign(&run.out, &found.slides, &|id| job.invalidate(id))?;
+        let mut specs = Vec::new();
+        let mut redone = Vec::new();
+        for (slide, id) in found.slides.iter().zip(ids) {
+            let status = job.status(&id);
+            if status.is_done() {
+                continue;
+            }
+            if let Some(why) = status.reason() {
+                redone.push(format!("{id} is done again: {why}"));
+            }
+            specs.push(SlideSpec { path: slide.path.clone(), id, mpp: slide.mpp });
+        }
+        let done_before = found.slides.len() - specs.len();
+        if !quiet {
+            for line in redone {
+                eprintln!("{line}");
+            }
+            if specs.is_empty() {
+                let all = plural(done_before, "slide");
+                eprintln!("nothing to do: {done_before} {all} done before (\"{}\")", job.grid_dir().display());
+            } else if done_before > 0 {
+                eprintln!("{done_before} done before, {} to do", specs.len());
+            }
+        }
+        if specs.is_empty() {
+            job.write_manifest_if_missing()?;
+            return Ok(Start::Done(ExitCode::SUCCESS));
+        }
+        let meter = Arc::new(Meter::default());
+        let progress = Progress::start(run.progress, specs.len() as u64, &meter);
+        let session = Session { specs, done_before, meter, progress, stop: stop_on_signals()?, started };
+        Ok(Start::Go(Box::new(session), Box::new(job)))
+    }
+
+    /// Prints a line.
+    pub fn say(&self, text: &str) {
+        self.progress.line(text);
+    }
+
+    /// Does the work and tells how it went.
+    ///
+    /// # Errors
+    /// What ended the whole run.
+    pub fn run(
+        self,
+        job: &Job,
+        work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
+    ) -> Result<ExitCode> {
+        let Session { specs, done_before, meter, progress, stop, started } = self;
+        let failures = Mutex::new(Vec::new());
+        let warned = std::sync::atomic::AtomicUsize::new(0);
+        let failed = |spec: &SlideSpec, error: &Error| {
+            job.note_failure(&spec.id, &spec.path, error);
+            progress.slide_line(&meter, &format!("{}: failed: {error}", spec.id));
+            let failure = Failure { id: spec.id.clone(), kind: error.kind(), message: error.to_string() };
+            failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(failure);
+        };
+        let finished = |slide: &PlannedSlide, counts: Counts| {
+            let id = &slide.spec.id;
+            let mut line = format!("{id}: {} {}", counts.written, plural(counts.written as usize, "tile"));
+            if counts.failed > 0 {
+                line += &format!(", {} unreadable", counts.failed);
+            }
+            for warning in &slide.warnings {
+                line += &format!("; {warning}");
+            }
+            if !slide.warnings.is_empty() {
+                warned.fetch_add(1, Ordering::Relaxed);
+            }
+            progress.slide_line(&meter, &line);
+        };
+        let result = work(&specs, &meter, &stop, &failed, &finished);
+        let shown = progress.shows();
+        drop(progress);
+        job.write_manifest()?;
+        let failures = failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if shown || !failures.is_empty() {
+            let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
+            eprint!("{table}");
+        }
+        if shown && result.is_ok() {
+            eprintln!("{} in \"{}\"", job.goal_name(), job.grid_dir().display());
+        }
+        result?;
+        Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOME_FAILED) })
+    }
+}
+
+fn found_line(found: &Discovery) -> String {
+    let list = |kinds: &std::collections::BTreeMap<String, usize>| {
+        let kinds = kinds.iter().map(|(kind, n)| format!("{n} {}", if kind.is_empty() { "without ending" } else { kind }));
+        kinds.collect::<Vec<_>>().join(", ")
+    };
+    let n = found.slides.len();
+    let mut line = format!("{n} {} ({})", plural(n, "slide"), list(&found.formats()));
+    let skipped: usize = found.skipped.values().sum();
+    if skipped > 0 {
+        line += &format!("; {skipped} {} skipped, not slides ({})", plural(skipped, "file"), list(&found.skipped));
+    }
+    line
+}
+
+/// A flag that SIGINT, SIGTERM and SIGUSR1 set; the second SIGINT ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let failed = |e: std::io::Error| Error::Internal(format!("cannot listen for signals: {e}"));
+    let exit_code = i32::from(Error::Interrupted.exit_code());
+    signal_hook::flag::register_conditional_shutdown(SIGINT, exit_code, stop.clone()).map_err(failed)?;
+    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(failed)?;
+    }
+    Ok(stop)
+}

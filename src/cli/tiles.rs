@@ -1,0 +1,65 @@
+//! `paraffin tiles`: tissue and coordinates only.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use super::args::TilesArgs;
+use super::session::{Session, Start};
+use crate::encoder::registry;
+use crate::error::{Error, Result};
+use crate::features::Precision;
+use crate::job::{Job, JobOptions};
+use crate::pipeline::prepare::prepare;
+use crate::pipeline::{Counts, guarded};
+
+/// Runs the command.
+///
+/// # Errors
+/// What keeps the run from starting or ends all of it.
+pub fn run(args: &TilesArgs) -> Result<ExitCode> {
+    let card = registry::find(&args.encoder, None)?.card;
+    let options = args.tiles.options(&card, args.run.allow_failed_tiles)?;
+    let job = Job::new(
+        options,
+        JobOptions {
+            out: args.run.out.clone(),
+            encoder: None,
+            precision: Precision::default(),
+            overviews: !args.run.no_overviews,
+            device: "cpu".into(),
+        },
+    )?;
+    let (session, job) = match Session::start(&args.slides, &args.run, job)? {
+        Start::Go(session, job) => (session, job),
+        Start::Done(code) => return Ok(code),
+    };
+    session.run(&job, |specs, meter, stop, failed, finished| {
+        for spec in specs {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            meter.set_current(&spec.id);
+            let result = meter.preparing.time(|| {
+                guarded(|| {
+                    let slide = prepare(spec, job.options())?;
+                    job.publish_patches(&slide)?;
+                    Ok(slide)
+                })
+            });
+            match result {
+                Ok(slide) => {
+                    let n = slide.tiles.len() as u64;
+                    meter.tiles_planned.add(n);
+                    meter.tiles_done.add(n);
+                    finished(&slide, Counts { written: n, failed: 0 });
+                    meter.slides_done.add(1);
+                }
+                Err(e) => {
+                    failed(spec, &e);
+                    meter.slides_failed.add(1);
+                }
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,403 @@
+//! A run over slides and its OUT directory: which slides there are (`discover`), what they are called (`ids`), what is done
+//! already, and in which order files appear so that nothing half-made is ever taken for finished.
+
+pub mod discover;
+pub mod ids;
+pub mod summary;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::digest;
+use crate::encoder::registry::Available;
+use crate::error::{Error, Result};
+use crate::features::{
+    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, RootAttributes, write_patches,
+};
+use crate::pipeline::Counts;
+use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
+use crate::record::contract::{Contract, EncoderContract, GridContract, StorageContract};
+use crate::record::done::{self, Status};
+use crate::record::publish::{self, TempFile};
+use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts};
+use crate::report::overview::{self, OverviewInput};
+use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
+use crate::tissue::TissueMethod;
+use ids::PRIVATE;
+
+/// Where a tile's coordinates are, in the contract's words.
+const COORDS_RULE: &str = "level-0 pixel of the tile's upper left corner; grid anchored at (0, 0), row by row";
+
+/// One kind of output under one contract: `patches` or `features_<encoder>`.
+struct Artefact {
+    name: String,
+    contract: Contract,
+    sha256: String,
+}
+
+/// A run's settings and its OUT.
+pub struct Job {
+    out: PathBuf,
+    grid_dir: PathBuf,
+    options: PrepareOptions,
+    patches: Artefact,
+    features: Option<Artefact>,
+    encoder: Option<Available>,
+    precision: Precision,
+    runtime: Runtime,
+    overviews: bool,
+}
+
+/// What a run does beside planning.
+pub struct JobOptions {
+    /// OUT.
+    pub out: PathBuf,
+    /// The encoder; `None` for coordinates only.
+    pub encoder: Option<Available>,
+    /// How features are stored.
+    pub precision: Precision,
+    /// Whether overviews are drawn.
+    pub overviews: bool,
+    /// The device's name, for the record.
+    pub device: String,
+}
+
+impl Job {
+    /// Fixes the contracts of a run; touches nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Tissue`] where a mask picture cannot be read.
+    pub fn new(options: PrepareOptions, job: JobOptions) -> Result<Self> {
+        let grid = grid_contract(&options)?;
+        let contract = Contract::new(grid.clone(), None, None);
+        let patches = Artefact { name: "patches".into(), sha256: contract.sha256(), contract };
+        let features = job.encoder.as_ref().map(|encoder| {
+            let storage = StorageContract { precision: job.precision.name().into() };
+            let contract = Contract::new(grid, Some(encoder_contract(encoder)), Some(storage));
+            Artefact { name: format!("features_{}", encoder.card.id), sha256: contract.sha256(), contract }
+        });
+        Ok(Job {
+            grid_dir: job.out.join(tiling::directory_name(&options.tiling)),
+            out: job.out,
+            options,
+            patches,
+            features,
+            encoder: job.encoder,
+            precision: job.precision,
+            overviews: job.overviews,
+            runtime: Runtime {
+                paraffin: env!("CARGO_PKG_VERSION").into(),
+                onnxruntime: None,
+                device: job.device,
+            },
+        })
+    }
+
+    /// Notes the runtime's version for the records, known once it is loaded.
+    pub fn set_onnxruntime(&mut self, version: &str) {
+        self.runtime.onnxruntime = Some(version.to_string());
+    }
+
+    /// What is done to every slide.
+    #[must_use]
+    pub fn options(&self) -> &PrepareOptions {
+        &self.options
+    }
+
+    /// The directory of this grid below OUT.
+    #[must_use]
+    pub fn grid_dir(&self) -> &Path {
+        &self.grid_dir
+    }
+
+    /// What marks a slide as done: its features, or, without an encoder, its coordinates.
+    fn goal(&self) -> &Artefact {
+        self.features.as_ref().unwrap_or(&self.patches)
+    }
+
+    /// The name of what the run makes.
+    #[must_use]
+    pub fn goal_name(&self) -> &str {
+        &self.goal().name
+    }
+
+    /// Makes OUT, refuses it where it holds results made under another contract, and clears away what killed runs of this
+    /// host left.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where OUT cannot be written, [`Error::Incompatible`] naming what differs.
+    pub fn open_out(&self) -> Result<()> {
+        let private = self.out.join(PRIVATE);
+        let made = |what: &str, result: io::Result<()>| result.map_err(|e| Error::write(what, e));
+        made("OUT", publish::create_dir_all(&private))?;
+        made(PRIVATE, fs::set_permissions(&private, fs::Permissions::from_mode(0o700)))?;
+        for directory in ["ids", "failures"] {
+            made(PRIVATE, publish::create_dir_all(&private.join(directory)))?;
+        }
+        for artefact in [Some(&self.patches), self.features.as_ref()].into_iter().flatten() {
+            for directory in [self.grid_dir.join(&artefact.name), self.records(artefact)] {
+                made("OUT", publish::create_dir_all(&directory))?;
+                made("OUT", publish::sweep_stale_parts(&directory).map(|_| ()))?;
+            }
+            done::claim_contract(&self.grid_dir, &artefact.name, &artefact.contract)?;
+        }
+        if self.overviews {
+            made("OUT", publish::create_dir_all(&self.grid_dir.join("overviews")))?;
+        }
+        Ok(())
+    }
+
+    fn records(&self, artefact: &Artefact) -> PathBuf {
+        self.grid_dir.join("records").join(&artefact.name)
+    }
+
+    /// Makes whatever OUT holds under this id count as not done, in every grid: its slide has changed.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn invalidate(&self, id: &str) -> Result<()> {
+        let failed = |e| Error::write("records", e);
+        for grid in fs::read_dir(&self.out).map_err(failed)? {
+            let Ok(artefacts) = fs::read_dir(grid.map_err(failed)?.path().join("records")) else { continue };
+            for artefact in artefacts {
+                match fs::remove_file(artefact.map_err(failed)?.path().join(format!("{id}.json"))) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a slide is done, or why what is there does not count.
+    #[must_use]
+    pub fn status(&self, id: &str) -> Status {
+        done::status(&self.grid_dir, &self.goal().name, id, &self.goal().sha256)
+    }
+
+    fn coords_attributes(&self, slide: &PlannedSlide) -> CoordsAttributes {
+        let tiling = &self.options.tiling;
+        let level0 = slide.slide.level0();
+        CoordsAttributes {
+            patch_size: i64::from(tiling.tile_px),
+            patch_size_level0: i64::from(slide.plan.tile_size_level0),
+            level0_magnification: tiling::magnification(slide.mpp.mean()),
+            target_magnification: tiling::magnification(tiling.target_mpp),
+            overlap: i64::from(tiling.overlap_px),
+            level0_width: i64::from(level0.width),
+            level0_height: i64::from(level0.height),
+            name: slide.spec.id.clone(),
+        }
+    }
+
+    fn root_attributes(&self, slide: &PlannedSlide, artefact: &Artefact) -> RootAttributes {
+        let encoder = self.encoder.as_ref().filter(|_| artefact.contract.encoder.is_some());
+        RootAttributes {
+            contract_sha256: artefact.sha256.clone(),
+            encoder: encoder.map(|e| EncoderAttributes { id: e.card.id.clone(), sha256: e.sha256.clone() }),
+            mpp_level0: slide.mpp.mean(),
+            mpp_target: self.options.tiling.target_mpp,
+        }
+    }
+
+    /// Opens the feature file of a slide, under a temporary name.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn open_writer(&self, slide: &PlannedSlide) -> Result<Box<dyn FeatureWriter>> {
+        let (Some(artefact), Some(encoder)) = (&self.features, &self.encoder) else {
+            return Err(Error::Internal("a run without an encoder writes no features".into()));
+        };
+        let name = format!("{}.h5", slide.spec.id);
+        let temp = TempFile::new_in(&self.grid_dir.join(&artefact.name), &name).map_err(|e| Error::write(&name, e))?;
+        let coords = self.coords_attributes(slide);
+        let root = self.root_attributes(slide, artefact);
+        Ok(Box::new(FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?))
+    }
+
+    /// Publishes a slide's features: coordinates, overview, features, and last the record that makes them count.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn publish_features(&self, slide: &PlannedSlide, writer: Box<dyn FeatureWriter>, counts: Counts) -> Result<()> {
+        let Some(artefact) = &self.features else {
+            return Err(Error::Internal("a run without an encoder publishes no features".into()));
+        };
+        self.publish_patches(slide)?;
+        let published = writer.finish()?;
+        self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, counts)
+    }
+
+    /// Publishes a slide's coordinates and overview.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn publish_patches(&self, slide: &PlannedSlide) -> Result<()> {
+        let id = &slide.spec.id;
+        if self.overviews {
+            self.draw_overview(slide)?;
+        }
+        let name = format!("{id}_patches.h5");
+        let directory = self.grid_dir.join(&self.patches.name);
+        let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write(&name, e))?;
+        let root = self.root_attributes(slide, &self.patches);
+        let published = write_patches(temp, &slide.tiles, self.coords_attributes(slide), &root)?;
+        let counts = Counts { written: slide.tiles.len() as u64, failed: 0 };
+        self.write_record(slide, &self.patches, &name, &published, counts)
+    }
+
+    fn draw_overview(&self, slide: &PlannedSlide) -> Result<()> {
+        let low = &slide.low_power;
+        let picture = overview::draw(&OverviewInput {
+            thumb: &low.image,
+            downsample_x: low.downsample,
+            downsample_y: low.downsample,
+            mask: (self.options.tissue != TissueMethod::None).then_some(&slide.mask),
+            tiles: &slide.tiles,
+            tile_size_level0: slide.plan.tile_size_level0,
+            mpp_level0: slide.mpp.mean(),
+        });
+        let jpeg = overview::encode_jpeg(&picture, 85).map_err(|e| Error::Internal(e.to_string()))?;
+        let name = format!("overviews/{}.jpg", slide.spec.id);
+        publish::write_atomic(&self.grid_dir.join(&name), &jpeg).map_err(|e| Error::write(name, e))
+    }
+
+    fn write_record(
+        &self,
+        slide: &PlannedSlide,
+        artefact: &Artefact,
+        file: &str,
+        published: &Published,
+        counts: Counts,
+    ) -> Result<()> {
+        let info = slide.slide.info();
+        let plan = &slide.plan;
+        let record = Record {
+            schema: Record::SCHEMA.into(),
+            id: slide.spec.id.clone(),
+            artefact: artefact.name.clone(),
+            contract_sha256: artefact.sha256.clone(),
+            files: vec![FileEntry {
+                path: format!("{}/{file}", artefact.name),
+                bytes: published.bytes,
+                sha256: published.sha256.clone(),
+            }],
+            tiles: TileCounts {
+                planned: slide.tiles.len() as u64,
+                written: counts.written,
+                failed: counts.failed,
+            },
+            slide: SlideFacts {
+                format: info.format.clone(),
+                reader: info.reader.clone(),
+                width: slide.slide.level0().width,
+                height: slide.slide.level0().height,
+                mpp_x: slide.mpp.x,
+                mpp_y: slide.mpp.y,
+                mpp_source: slide.mpp.source.name().into(),
+                objective_power: info.objective_power,
+            },
+            read: ReadFacts {
+                level: plan.level,
+                level_downsample: plan.downsample,
+                reduction: plan.reduction,
+                block_scale: plan.scale.divisor(),
+                resampled: !plan.is_direct(),
+                tile_size_level0: plan.tile_size_level0,
+                effective_mpp: plan.effective_mpp(slide.mpp.mean()),
+            },
+            tissue: json!({ "area_mm2": slide.tissue.area_mm2, "found": slide.tissue.details }),
+            warnings: slide.warnings.clone(),
+            runtime: self.runtime.clone(),
+        };
+        let path = self.records(artefact).join(format!("{}.json", slide.spec.id));
+        publish::write_atomic(&path, record.to_json().as_bytes()).map_err(|e| Error::write("a record", e))?;
+        self.forget_failure(&slide.spec.id);
+        Ok(())
+    }
+
+    fn failure_file(&self, id: &str) -> PathBuf {
+        self.out.join(PRIVATE).join("failures").join(format!("{id}.json"))
+    }
+
+    /// Notes why a slide failed, with its path, in `site-private/failures`.
+    pub fn note_failure(&self, id: &str, path: &Path, error: &Error) {
+        let failure = json!({
+            "id": id,
+            "artefact": self.goal().name,
+            "kind": error.kind(),
+            "message": error.to_string(),
+            "path": path.to_string_lossy(),
+        });
+        // The failure itself is told in the table; a note that cannot be written is no second one.
+        let _ = publish::write_atomic(&self.failure_file(id), format!("{failure:#}\n").as_bytes());
+    }
+
+    fn forget_failure(&self, id: &str) {
+        let _ = fs::remove_file(self.failure_file(id));
+    }
+
+    /// Writes `site-manifest.json` from the records that are there.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn write_manifest(&self) -> Result<()> {
+        crate::record::manifest::write(&self.out, &self.runtime)
+    }
+
+    /// The same, where a run that had nothing to do finds none.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn write_manifest_if_missing(&self) -> Result<()> {
+        if self.out.join("site-manifest.json").is_file() { Ok(()) } else { self.write_manifest() }
+    }
+}
+
+fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {
+    let tiling = &options.tiling;
+    let tissue = match &options.tissue {
+        TissueMethod::None => json!({ "method": "none" }),
+        TissueMethod::Otsu => json!({ "method": "otsu", "parameters": options.otsu }),
+        TissueMethod::MaskFile(path) => {
+            let sha256 = digest::file_sha256(path).map_err(|e| Error::Tissue(format!("cannot read the mask: {e}")))?;
+            json!({ "method": "mask", "sha256": sha256 })
+        }
+    };
+    Ok(GridContract {
+        target_mpp: tiling.target_mpp,
+        mpp_tolerance: MPP_TOLERANCE,
+        tile_px: tiling.tile_px,
+        overlap_px: tiling.overlap_px,
+        level_rule: LEVEL_RULE.into(),
+        decode: tiling.decode.name().into(),
+        resample: tiling.resample.name().into(),
+        fill: "white".into(),
+        allow_upsample: tiling.allow_upsample,
+        min_tissue_fraction: tiling.min_tissue_fraction,
+        tissue,
+        icc: "off".into(),
+        coords: COORDS_RULE.into(),
+    })
+}
+
+fn encoder_contract(encoder: &Available) -> EncoderContract {
+    let card = &encoder.card;
+    EncoderContract {
+        id: card.id.clone(),
+        sha256: encoder.sha256.clone(),
+        input_px: card.input.px,
+        layout: json!(card.input.layout).as_str().unwrap_or_default().into(),
+        dtype: json!(card.input.dtype).as_str().unwrap_or_default().into(),
+        mean: card.input.mean,
+        std: card.input.std,
+        resize: card.input.resize.name().into(),
+        output: card.output.name.clone(),
+        pooling: card.output.pooling.clone(),
+        dim: card.output.dim,
+    }
+}

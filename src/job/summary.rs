@@ -1,0 +1,93 @@
+//! What a run says at its end: how much was done, how fast, what limited it, and every failure by name.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::pipeline::meter::Meter;
+
+/// A slide that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its id.
+    pub id: String,
+    /// [`crate::Error::kind`].
+    pub kind: &'static str,
+    /// The message.
+    pub message: String,
+}
+
+/// Most failures that the table lists; the rest is counted.
+const LISTED: usize = 50;
+
+/// The table at the end of a run.
+#[must_use]
+pub fn table(meter: &Meter, took: Duration, done_before: usize, failures: &[Failure], warned: usize) -> String {
+    let mut out = String::new();
+    let seconds = took.as_secs_f64().max(1e-3);
+    let (done, tiles) = (meter.slides_done.get(), meter.tiles_done.get());
+    let _ = write!(out, "{done} {} done", plural(done as usize, "slide"));
+    if done_before > 0 {
+        let _ = write!(out, ", {done_before} done before");
+    }
+    if !failures.is_empty() {
+        let _ = write!(out, ", {} failed", failures.len());
+    }
+    if warned > 0 {
+        let _ = write!(out, ", {warned} with warnings (in their records)");
+    }
+    let _ = writeln!(out, ": {tiles} tiles in {seconds:.1} s, {:.0} tiles/s", tiles as f64 / seconds);
+    if tiles > 0 {
+        let (busy, waits) = (meter.embedding.total().as_secs_f64(), meter.model_waits.total().as_secs_f64());
+        let _ = writeln!(
+            out,
+            "limited by the {}; encoders waited for tiles {:.1} % of their time; {} of {} needed blocks decoded",
+            match meter.bottleneck() {
+                "model" => "encoder",
+                "read" => "reading of tiles",
+                _ => "search for tissue",
+            },
+            100.0 * waits / (busy + waits).max(1e-9),
+            meter.blocks_decoded.get(),
+            meter.blocks_needed.get(),
+        );
+    }
+    if meter.tiles_failed.get() > 0 {
+        let _ = writeln!(out, "{} tiles could not be read", meter.tiles_failed.get());
+    }
+    if !failures.is_empty() {
+        let width = failures.iter().take(LISTED).map(|f| f.id.chars().count()).max().unwrap_or(0).clamp(5, 40);
+        let _ = writeln!(out, "\n{:<width$}  {:<12}  why", "slide", "kind");
+        for failure in failures.iter().take(LISTED) {
+            let _ = writeln!(out, "{:<width$}  {:<12}  {}", failure.id, failure.kind, failure.message);
+        }
+        if failures.len() > LISTED {
+            let _ = writeln!(out, "... and {} more, all in site-private/failures", failures.len() - LISTED);
+        }
+    }
+    out
+}
+
+/// The word with an s unless there is one.
+#[must_use]
+pub fn plural(n: usize, word: &str) -> String {
+    if n == 1 { word.to_string() } else { format!("{word}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_named() {
+        let meter = Meter::default();
+        meter.slides_done.add(2);
+        meter.tiles_done.add(100);
+        let failure = Failure { id: "x".into(), kind: "mpp", message: "no microns-per-pixel in this slide".into() };
+        let text = table(&meter, Duration::from_secs(10), 3, &[failure], 1);
+        assert!(text.starts_with("2 slides done, 3 done before, 1 failed, 1 with warnings"), "{text}");
+        assert!(text.contains("100 tiles in 10.0 s, 10 tiles/s"), "{text}");
+        assert!(text.contains("x      mpp           no microns-per-pixel"), "{text}");
+        let many = vec![Failure { id: "y".into(), kind: "damaged", message: String::new() }; 60];
+        assert!(table(&meter, Duration::ZERO, 0, &many, 0).contains("and 10 more"));
+    }
+}

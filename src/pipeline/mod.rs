@@ -1,0 +1,438 @@
+//! One long pipeline over many slides: while the model works on one, the next is opened and its tiles are read. The only
+//! place where slides and encoders meet.
+//!
+//! ```text
+//! opener ──planned slides (1)──▶ readers (R) ──batches (pool)──▶ encoders (M) ──rows──▶ writer ──▶ publish
+//! ```
+//!
+//! Batches are filled across slide borders and have one shape; only the run's last is padded. A tile's embedding does not
+//! depend on its place in a batch, so features do not depend on threads, neighbours or interruptions.
+//!
+//! **Memory** is what these bounds hold, whatever a slide's size: three planned slides (one waiting, one being planned, one
+//! being read) with a low-power picture each, [`blocks::BUDGET_BYTES`] of decoded blocks, `2 M + R` batches of tiles, a chunk
+//! of rows per open feature file, and the encoders themselves.
+
+pub mod blocks;
+pub mod meter;
+pub mod prepare;
+pub mod read;
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::encoder::Encoder;
+use crate::encoder::preprocess;
+use crate::encoder::registry::Input;
+use crate::error::{Error, Result};
+use crate::features::FeatureWriter;
+use meter::Meter;
+use prepare::{PlannedSlide, PrepareOptions, SlideSpec, prepare};
+use read::TileReader;
+
+/// What a finished slide went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows in the feature file.
+    pub written: u64,
+    /// Tiles that could not be read and have no row.
+    pub failed: u64,
+}
+
+/// What the pipeline hands to its caller; called from its threads.
+pub struct Hooks<'a> {
+    /// Asked when a slide's turn comes: another worker may have done it meanwhile.
+    pub wanted: &'a (dyn Fn(&SlideSpec) -> bool + Sync),
+    /// Opens the feature file of a slide.
+    pub open_writer: &'a (dyn Fn(&PlannedSlide) -> Result<Box<dyn FeatureWriter>> + Sync),
+    /// Takes a slide whose rows are all written; makes it count as done.
+    pub publish: &'a (dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Counts) -> Result<()> + Sync),
+    /// Hears of a slide that failed; the run goes on.
+    pub failed: &'a (dyn Fn(&SlideSpec, &Error) + Sync),
+}
+
+/// How a run is staffed.
+#[derive(Clone, Copy, Debug)]
+pub struct Staffing {
+    /// Threads that read tiles.
+    pub readers: usize,
+    /// Tiles in a batch.
+    pub batch: usize,
+}
+
+/// A slide in work.
+struct Active {
+    number: usize,
+    slide: PlannedSlide,
+    failed: AtomicBool,
+    failed_tiles: AtomicU64,
+}
+
+struct Entry {
+    slide: usize,
+    row: usize,
+    readable: bool,
+}
+
+struct Batch {
+    tiles: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+enum ToWriter {
+    Begin(Arc<Active>),
+    Rows { entries: Vec<Entry>, values: Vec<f32> },
+    Failed { slide: usize, error: Error },
+}
+
+/// Embeds slides with one encoder copy per entry of `encoders`; returns when all are published or failed, or `stop` is set.
+///
+/// # Errors
+/// [`Error::Interrupted`] after `stop`, or the encoder's failure. A slide's own failure goes to [`Hooks::failed`].
+#[allow(clippy::too_many_arguments, reason = "the run's parts, each of its own kind, named once at the only call")]
+pub fn run(
+    specs: &[SlideSpec],
+    options: &PrepareOptions,
+    input: &Input,
+    encoders: Vec<Box<dyn Encoder>>,
+    staffing: Staffing,
+    hooks: &Hooks,
+    meter: &Meter,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let fatal: Mutex<Option<Error>> = Mutex::new(None);
+    let batch_bytes = staffing.batch * (input.px * input.px * 3) as usize;
+    let pool_size = 2 * encoders.len() + staffing.readers;
+    let (planned_tx, planned_rx) = bounded::<Arc<Active>>(1);
+    let (free_tx, free_rx) = bounded::<Vec<u8>>(pool_size);
+    let (batch_tx, batch_rx) = bounded::<Batch>(pool_size);
+    let (row_tx, row_rx) = bounded::<ToWriter>(4 * pool_size);
+    for _ in 0..pool_size {
+        let _ = free_tx.send(vec![255; batch_bytes]);
+    }
+    // A channel closes when the last holder of its other end is gone, so each thread owns what it uses and nobody else does.
+    let dispatcher = Arc::new(Mutex::new(Dispatcher { planned: planned_rx, current: None }));
+    std::thread::scope(|scope| {
+        scope.spawn(|| open_slides(specs, options, planned_tx, hooks, meter, stop));
+        for _ in 0..staffing.readers {
+            let reader = Reader {
+                dispatcher: dispatcher.clone(),
+                free: free_rx.clone(),
+                batches: batch_tx.clone(),
+                rows: row_tx.clone(),
+                options,
+                input,
+                batch: staffing.batch,
+                meter,
+                stop,
+            };
+            scope.spawn(move || reader.run());
+        }
+        for encoder in encoders {
+            let (batches, rows, free) = (batch_rx.clone(), row_tx.clone(), free_tx.clone());
+            let fatal = &fatal;
+            scope.spawn(move || {
+                if let Err(e) = embed_batches(encoder, staffing.batch, &batches, &rows, &free, meter) {
+                    stop.store(true, Ordering::Relaxed);
+                    if let Ok(mut fatal) = fatal.lock() {
+                        fatal.get_or_insert(e);
+                    }
+                }
+            });
+        }
+        drop((dispatcher, free_rx, batch_tx, batch_rx, row_tx, free_tx));
+        write_rows(&row_rx, hooks, meter);
+    });
+    if let Ok(Some(e)) = fatal.into_inner() {
+        return Err(e);
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    Ok(())
+}
+
+/// Opens and plans slides, one ahead of the readers.
+fn open_slides(
+    specs: &[SlideSpec],
+    options: &PrepareOptions,
+    planned: Sender<Arc<Active>>,
+    hooks: &Hooks,
+    meter: &Meter,
+    stop: &AtomicBool,
+) {
+    for (number, spec) in specs.iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if !(hooks.wanted)(spec) {
+            continue;
+        }
+        match meter.preparing.time(|| guarded(|| prepare(spec, options))) {
+            Ok(slide) => {
+                meter.tiles_planned.add(slide.tiles.len() as u64);
+                let active = Active { number, slide, failed: AtomicBool::new(false), failed_tiles: AtomicU64::new(0) };
+                if planned.send(Arc::new(active)).is_err() {
+                    return;
+                }
+            }
+            Err(e) => {
+                meter.slides_failed.add(1);
+                (hooks.failed)(spec, &e);
+            }
+        }
+    }
+}
+
+/// Runs the work on one slide so that a bug it uncovers ends that slide, not the run.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(Error::Internal(format!("a bug in paraffin, please report it: {}", words.unwrap_or("panic"))))
+    })
+}
+
+/// Hands out tiles in order, over slide borders.
+struct Dispatcher {
+    planned: Receiver<Arc<Active>>,
+    current: Option<(Arc<Active>, usize)>,
+}
+
+impl Dispatcher {
+    /// The next `n` tiles, fewer only at the run's end.
+    fn next(&mut self, n: usize, rows: &Sender<ToWriter>, meter: &Meter) -> Vec<(Arc<Active>, usize)> {
+        let mut tiles = Vec::with_capacity(n);
+        while tiles.len() < n {
+            match &mut self.current {
+                Some((active, next)) if *next < active.slide.tiles.len() && !active.failed.load(Ordering::Relaxed) => {
+                    tiles.push((active.clone(), *next));
+                    *next += 1;
+                }
+                _ => {
+                    let Ok(active) = meter.readers_wait_slide.time(|| self.planned.recv()) else {
+                        self.current = None;
+                        break;
+                    };
+                    meter.set_current(&active.slide.spec.id);
+                    // Before any of its rows: the writer opens the file, and closes it at once if there are no tiles.
+                    let _ = rows.send(ToWriter::Begin(active.clone()));
+                    self.current = Some((active, 0));
+                }
+            }
+        }
+        tiles
+    }
+}
+
+/// One reading thread.
+struct Reader<'a> {
+    dispatcher: Arc<Mutex<Dispatcher>>,
+    free: Receiver<Vec<u8>>,
+    batches: Sender<Batch>,
+    rows: Sender<ToWriter>,
+    options: &'a PrepareOptions,
+    input: &'a Input,
+    batch: usize,
+    meter: &'a Meter,
+    stop: &'a AtomicBool,
+}
+
+impl Reader<'_> {
+    fn run(self) {
+        let mut reader = TileReader::default();
+        let mut tile = Vec::new();
+        let picture = (self.input.px * self.input.px * 3) as usize;
+        while !self.stop.load(Ordering::Relaxed) {
+            let Ok(mut tiles) = self.meter.readers_wait_model.time(|| self.free.recv()) else { return };
+            let work = match self.dispatcher.lock() {
+                Ok(mut dispatcher) => dispatcher.next(self.batch, &self.rows, self.meter),
+                Err(_) => return,
+            };
+            if work.is_empty() {
+                return;
+            }
+            let entries = self.meter.reading.time(|| {
+                let slots = work.iter().zip(tiles.chunks_exact_mut(picture));
+                slots
+                    .map(|((active, row), out)| Entry {
+                        slide: active.number,
+                        row: *row,
+                        readable: self.read(&mut reader, &mut tile, active, *row, out),
+                    })
+                    .collect()
+            });
+            if self.batches.send(Batch { tiles, entries }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads one tile as the encoder wants it; `false` where it could not be read.
+    fn read(&self, reader: &mut TileReader, tile: &mut Vec<u8>, active: &Active, row: usize, out: &mut [u8]) -> bool {
+        if active.failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (slide, px) = (&active.slide, self.options.tiling.tile_px);
+        let filter = self.options.tiling.resample;
+        let result = guarded(|| {
+            if px == self.input.px {
+                return Ok(reader.read(slide, slide.tiles[row], filter, out));
+            }
+            tile.resize((px * px * 3) as usize, 0);
+            let read = reader.read(slide, slide.tiles[row], filter, tile);
+            if read.is_ok() {
+                preprocess::fit(reader.resampler(), tile, px, self.input, out).map_err(Error::Internal)?;
+            }
+            Ok(read)
+        });
+        let why = match result {
+            Ok(Ok(())) => return true,
+            Ok(Err(e)) => e.to_string(),
+            Err(e) => e.to_string(),
+        };
+        self.meter.tiles_failed.add(1);
+        let failed = active.failed_tiles.fetch_add(1, Ordering::Relaxed) + 1;
+        if failed > self.options.allow_failed_tiles && !active.failed.swap(true, Ordering::Relaxed) {
+            let [x, y] = slide.tiles[row];
+            let allowed = match self.options.allow_failed_tiles {
+                0 => "--allow-failed-tiles N accepts some".to_string(),
+                n => format!("more than the {n} that --allow-failed-tiles accepts"),
+            };
+            let error = Error::Damaged(format!("the tile at x {x}, y {y} (level 0) cannot be read: {why} ({allowed})"));
+            let _ = self.rows.send(ToWriter::Failed { slide: active.number, error });
+        }
+        false
+    }
+}
+
+/// One thread that owns an encoder.
+fn embed_batches(
+    mut encoder: Box<dyn Encoder>,
+    batch: usize,
+    batches: &Receiver<Batch>,
+    rows: &Sender<ToWriter>,
+    free: &Sender<Vec<u8>>,
+    meter: &Meter,
+) -> Result<()> {
+    let mut first = true;
+    loop {
+        let received =
+            if std::mem::take(&mut first) { batches.recv() } else { meter.model_waits.time(|| batches.recv()) };
+        let Ok(Batch { tiles, entries }) = received else { return Ok(()) };
+        let mut values = Vec::new();
+        meter.embedding.time(|| encoder.embed(&tiles, batch, &mut values))?;
+        meter.tiles_done.add(entries.len() as u64);
+        let _ = free.send(tiles);
+        if rows.send(ToWriter::Rows { entries, values }).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The rows of one slide on their way to its file.
+struct Assembly {
+    active: Arc<Active>,
+    writer: Box<dyn FeatureWriter>,
+    /// The next row in plan order.
+    next: usize,
+    /// Rows that came before their turn; `None` for an unreadable tile.
+    early: HashMap<usize, Option<Vec<f32>>>,
+    counts: Counts,
+}
+
+impl Assembly {
+    fn put(&mut self, row: usize, values: Option<&[f32]>) -> Result<()> {
+        if row != self.next {
+            self.early.insert(row, values.map(<[f32]>::to_vec));
+            return Ok(());
+        }
+        self.append(values)?;
+        while let Some(values) = self.early.remove(&self.next) {
+            self.append(values.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, values: Option<&[f32]>) -> Result<()> {
+        let tile = self.active.slide.tiles[self.next];
+        self.next += 1;
+        match values {
+            Some(values) => {
+                self.counts.written += 1;
+                self.writer.push(values, &[tile])
+            }
+            None => {
+                self.counts.failed += 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Brings rows into plan order, writes them, and publishes slides whose rows are all there.
+fn write_rows(rows: &Receiver<ToWriter>, hooks: &Hooks, meter: &Meter) {
+    let mut open: BTreeMap<usize, Assembly> = BTreeMap::new();
+    let fail = |slide: &PlannedSlide, error: &Error| {
+        meter.slides_failed.add(1);
+        (hooks.failed)(&slide.spec, error);
+    };
+    for message in rows {
+        meter.writing.time(|| match message {
+            ToWriter::Begin(active) => match guarded(|| (hooks.open_writer)(&active.slide)) {
+                Ok(writer) => {
+                    let number = active.number;
+                    let assembly =
+                        Assembly { active, writer, next: 0, early: HashMap::new(), counts: Counts::default() };
+                    open.insert(number, assembly);
+                    publish_if_whole(&mut open, number, hooks, meter, &fail);
+                }
+                Err(e) => {
+                    active.failed.store(true, Ordering::Relaxed);
+                    fail(&active.slide, &e);
+                }
+            },
+            ToWriter::Rows { entries, values } => {
+                for (i, entry) in entries.iter().enumerate() {
+                    // A slide that failed is gone; what was in flight of it is dropped.
+                    let Some(assembly) = open.get_mut(&entry.slide) else { continue };
+                    let dim = assembly.writer.dim();
+                    let values = entry.readable.then(|| &values[i * dim..(i + 1) * dim]);
+                    if let Err(e) = assembly.put(entry.row, values) {
+                        assembly.active.failed.store(true, Ordering::Relaxed);
+                        if let Some(assembly) = open.remove(&entry.slide) {
+                            fail(&assembly.active.slide, &e);
+                        }
+                        continue;
+                    }
+                    publish_if_whole(&mut open, entry.slide, hooks, meter, &fail);
+                }
+            }
+            ToWriter::Failed { slide, error } => {
+                if let Some(assembly) = open.remove(&slide) {
+                    fail(&assembly.active.slide, &error);
+                }
+            }
+        });
+    }
+}
+
+fn publish_if_whole(
+    open: &mut BTreeMap<usize, Assembly>,
+    number: usize,
+    hooks: &Hooks,
+    meter: &Meter,
+    fail: &impl Fn(&PlannedSlide, &Error),
+) {
+    let whole = open.get(&number).is_some_and(|a| a.next == a.active.slide.tiles.len());
+    let Some(assembly) = whole.then(|| open.remove(&number)).flatten() else { return };
+    let slide = &assembly.active.slide;
+    meter.blocks_needed.add(slide.blocks.needed);
+    meter.blocks_decoded.add(slide.blocks.decoded());
+    match guarded(|| (hooks.publish)(slide, assembly.writer, assembly.counts)) {
+        Ok(()) => meter.slides_done.add(1),
+        Err(e) => fail(slide, &e),
+    }
+}

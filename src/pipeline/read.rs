@@ -1,0 +1,80 @@
+//! One tile: its blocks put together, reduced to tile pixels.
+
+use std::sync::Arc;
+
+use super::prepare::PlannedSlide;
+use crate::codec::Scratch;
+use crate::error::Error;
+use crate::resample::{Filter, Resampler};
+use crate::slide::region::{copy_part, is_inside, parts};
+
+/// One thread's decoders and buffers for reading tiles, of any slides.
+#[derive(Default)]
+pub struct TileReader {
+    scratch: Scratch,
+    resampler: Resampler,
+    mosaic: Vec<u8>,
+}
+
+impl TileReader {
+    /// The thread's resampler, for the encoder's own resize rule.
+    pub fn resampler(&mut self) -> &mut Resampler {
+        &mut self.resampler
+    }
+
+    /// Reads the tile at `tile` (level-0 pixels) into `out`: `tile_px * tile_px` interleaved RGB pixels. What lies outside
+    /// the slide is white. Each tile of a plan must be read exactly once: its blocks are let go with their last tile.
+    ///
+    /// # Errors
+    /// The failure of the first of its blocks that could not be decoded.
+    pub fn read(
+        &mut self,
+        slide: &PlannedSlide,
+        tile: [i64; 2],
+        filter: Filter,
+        out: &mut [u8],
+    ) -> Result<(), Arc<Error>> {
+        let plan = &slide.plan;
+        let level = slide.level();
+        let (region, crop) = plan.footprint(tile[0], tile[1]);
+        let (width, height) = (region.width as usize, region.height as usize);
+        let direct = plan.is_direct();
+        let pixels: &mut [u8] = if direct {
+            &mut *out
+        } else {
+            self.mosaic.resize(width * height * 3, 0);
+            &mut self.mosaic
+        };
+        if !is_inside(level, &region) {
+            pixels.fill(255);
+        }
+        let reader = slide.slide.reader.as_ref();
+        let block_width = slide.blocks.pitch / 3;
+        let mut failure = None;
+        for part in parts(level, &region) {
+            let scratch = &mut self.scratch;
+            let place = &mut pixels[(part.y * width + part.x) * 3..];
+            let done = match slide.blocks.decode_in_place(reader, plan, &part, scratch, place, width * 3) {
+                Ok(true) => Ok(()),
+                Ok(false) => slide.blocks.with_block(reader, plan, part.block, scratch, |block| {
+                    copy_part(&part, block, block_width, pixels, width);
+                }),
+                Err(e) => Err(e),
+            };
+            // The other blocks are still counted down, or they would be kept for nobody.
+            if let Err(e) = done {
+                failure.get_or_insert(e);
+            }
+        }
+        if let Some(e) = failure {
+            return Err(e);
+        }
+        if !direct {
+            let size = (region.width, region.height);
+            self.resampler
+                .square(filter, &self.mosaic, size, crop, out, plan.tile_px)
+                .map_err(|why| Arc::new(Error::Internal(format!("resampling: {why}"))))?;
+        }
+        Ok(())
+    }
+}

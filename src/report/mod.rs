@@ -1,0 +1,3 @@
+//! Pictures for people.
+
+pub mod overview;

@@ -1,0 +1,88 @@
+//! What whole-program tests share: where data and tools are, and how paraffin is run.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The project's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The real slide that ships with the project.
+pub fn real_slide() -> PathBuf {
+    root().join("testdata/CMU-1-Small-Region.svs")
+}
+
+/// More data, where this machine has it; `None` (and a line that says so) elsewhere.
+pub fn shared_data() -> Option<PathBuf> {
+    let path = root().join("../shared/data");
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("skipped in part: no ../shared/data on this machine");
+    None
+}
+
+/// The Python of `scripts/setup --dev`.
+pub fn python() -> PathBuf {
+    let python = root().join(".venv/bin/python");
+    assert!(python.is_file(), "the tests compare with other tools: run scripts/setup --dev first");
+    python
+}
+
+/// Runs a script of the project and returns its standard output.
+pub fn script(name: &str, args: &[&str], stdin: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(python())
+        .arg(root().join("scripts").join(name))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python starts");
+    let mut pipe = child.stdin.take().expect("piped");
+    let stdin = stdin.to_vec();
+    let writer = std::thread::spawn(move || pipe.write_all(&stdin));
+    let output = child.wait_with_output().expect("python ends");
+    let _ = writer.join();
+    assert!(output.status.success(), "{name} {args:?} failed");
+    output.stdout
+}
+
+/// The JSON that a script prints.
+pub fn script_json(name: &str, args: &[&str]) -> serde_json::Value {
+    serde_json::from_slice(&script(name, args, b"")).expect("the script prints JSON")
+}
+
+/// paraffin with these words.
+pub fn paraffin(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paraffin"));
+    command.args(words);
+    command
+}
+
+/// Runs paraffin to its end.
+pub fn run(words: &[&str]) -> Output {
+    paraffin(words).output().expect("paraffin starts")
+}
+
+/// Runs paraffin, which must end with this code; returns what it said.
+pub fn run_to(code: i32, words: &[&str]) -> String {
+    let output = run(words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(code), "paraffin {words:?} said:\n{said}");
+    said
+}
+
+/// A path as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("the tests' paths are UTF-8")
+}
+
+/// All files below a directory, relative to it, sorted.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let walk = walkdir::WalkDir::new(directory).sort_by_file_name();
+    let files = walk.into_iter().map(|e| e.expect("readable")).filter(|e| e.file_type().is_file());
+    files.map(|e| e.path().strip_prefix(directory).expect("below").to_path_buf()).collect()
+}
