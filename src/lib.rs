@@ -2,11 +2,13 @@
 //!
 //! The rooms and the directions of their imports are drawn in ARCHITECTURE.md.
 
+pub mod cli;
 pub mod codec;
 pub mod digest;
 pub mod encoder;
 pub mod error;
 pub mod features;
+pub mod job;
 pub mod pipeline;
 pub mod record;
 pub mod report;

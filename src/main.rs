@@ -1,1 +1,7 @@
-fn main() {}
+//! The program: see `paraffin::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    paraffin::cli::main()
+}

@@ -7,7 +7,7 @@ use super::session::{Session, Start};
 use crate::encoder::Encoder;
 use crate::encoder::onnx::{self, Device, OnnxEncoder, SessionOptions};
 use crate::encoder::registry::{self, Available};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::{Job, JobOptions};
 use crate::pipeline::{self, Hooks, Staffing};
 

@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Manpages { directory } => generate::manpages(directory).map(|()| ExitCode::SUCCESS),
-        Command::OpenslideWorker => Ok(openslide::worker::main()),
+        Command::OpenslideWorker => Ok(openslide::worker_main()),
     };
     result.unwrap_or_else(|e| {
         // Whoever knows the path adds it, last.

@@ -1,6 +1,5 @@
 //! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

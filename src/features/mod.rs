@@ -4,6 +4,7 @@
 //! `coords` are int64 level-0 pixels of the tile's top left corner, x before y, and carry [`CoordsAttributes`]; the root
 //! carries [`RootAttributes`]. Names and types are TRIDENT's, so that its readers and its descendants' work unchanged.
 
+mod column;
 pub mod hdf5;
 pub mod inspect;
 mod precision;

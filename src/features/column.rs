@@ -1,0 +1,142 @@
+//! A dataset of rows that grows chunk by chunk.
+
+use std::io;
+
+use rust_hdf5::dataset::DatasetBuilder;
+use rust_hdf5::{ByteOrder, DatatypeMessage, H5Dataset, H5File, H5Type};
+
+use crate::error::{Error, Result};
+
+/// An HDF5 failure as a write error.
+pub(super) fn failed(error: rust_hdf5::Hdf5Error) -> Error {
+    let source = match error {
+        rust_hdf5::Hdf5Error::Io(e) => e,
+        other => io::Error::other(other.to_string()),
+    };
+    Error::write("an HDF5 file", source)
+}
+
+/// Stored element, little-endian.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    I64,
+    F32,
+    F16,
+}
+
+impl Kind {
+    fn bytes(self) -> usize {
+        match self {
+            Kind::I64 => 8,
+            Kind::F32 => 4,
+            Kind::F16 => 2,
+        }
+    }
+
+    /// IEEE 754 binary16, little-endian, as NumPy's float16 is described in HDF5.
+    fn float16() -> DatatypeMessage {
+        DatatypeMessage::FloatingPoint {
+            size: 2,
+            byte_order: ByteOrder::LittleEndian,
+            sign_location: 15,
+            bit_offset: 0,
+            bit_precision: 16,
+            exponent_location: 10,
+            exponent_size: 5,
+            mantissa_location: 0,
+            mantissa_size: 10,
+            exponent_bias: 15,
+        }
+    }
+}
+
+/// A dataset that grows by rows.
+pub(super) struct Column {
+    name: &'static str,
+    kind: Kind,
+    width: usize,
+    chunk_rows: usize,
+    /// Level of deflate behind shuffle; `None` for plain chunks.
+    deflate: Option<u32>,
+    /// Made with the first chunk: its height is known then.
+    dataset: Option<H5Dataset>,
+    /// Encoded rows that do not fill a chunk yet.
+    pub(super) buffer: Vec<u8>,
+    pub(super) buffered: usize,
+    written: usize,
+}
+
+impl Column {
+    /// An empty dataset of `width` columns whose chunks will have `chunk_rows` rows, or fewer if it never gets more.
+    pub(super) fn new(name: &'static str, kind: Kind, width: usize, chunk_rows: usize, deflate: Option<u32>) -> Self {
+        Column { name, kind, width, chunk_rows, deflate, dataset: None, buffer: Vec::new(), buffered: 0, written: 0 }
+    }
+
+    /// The dataset, once its first chunk is written or it is finished.
+    pub(super) fn dataset(&self) -> Option<&H5Dataset> {
+        self.dataset.as_ref()
+    }
+
+    /// Rows taken so far.
+    pub(super) fn rows(&self) -> usize {
+        self.written + self.buffered
+    }
+
+    /// Takes note of `n` rows that were added to the buffer, and writes it when it holds a chunk.
+    pub(super) fn advance(&mut self, n: usize, file: &H5File) -> Result<()> {
+        self.buffered += n;
+        if self.buffered == self.chunk_rows { self.write_chunk(file) } else { Ok(()) }
+    }
+
+    fn write_chunk(&mut self, file: &H5File) -> Result<()> {
+        if self.dataset.is_none() {
+            self.dataset = Some(self.create(file, self.buffered).map_err(failed)?);
+            // From here on chunks have the first one's height.
+            self.chunk_rows = self.buffered;
+        }
+        let dataset = self.dataset.as_ref().ok_or_else(|| Error::Internal("no dataset".into()))?;
+        self.buffer.resize(self.chunk_rows * self.width * self.kind.bytes(), 0);
+        dataset.write_chunk(self.written / self.chunk_rows, &self.buffer).map_err(failed)?;
+        self.written += self.buffered;
+        self.buffered = 0;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left and settles the shape.
+    pub(super) fn finish(&mut self, file: &H5File) -> Result<()> {
+        if self.buffered > 0 {
+            self.write_chunk(file)?;
+        }
+        match &self.dataset {
+            Some(dataset) => dataset.extend(&[self.written, self.width]).map_err(failed),
+            None => {
+                self.dataset = Some(self.create(file, 0).map_err(failed)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn create(&self, file: &H5File, chunk_rows: usize) -> rust_hdf5::Result<H5Dataset> {
+        match self.kind {
+            Kind::I64 => self.build(file.new_dataset::<i64>(), chunk_rows),
+            Kind::F32 => self.build(file.new_dataset::<f32>(), chunk_rows),
+            Kind::F16 => self.build(file.new_dataset::<u16>().datatype(Kind::float16()), chunk_rows),
+        }
+    }
+
+    fn build<T: H5Type>(
+        &self,
+        builder: DatasetBuilder<T>,
+        chunk_rows: usize,
+    ) -> rust_hdf5::Result<H5Dataset> {
+        let mut builder = builder.shape([0, self.width]);
+        if chunk_rows > 0 {
+            builder = builder.chunk(&[chunk_rows, self.width]).max_shape(&[None, Some(self.width)]);
+            if let Some(level) = self.deflate {
+                builder = builder.shuffle_deflate(level);
+            }
+        }
+        builder.create(self.name)
+    }
+}
