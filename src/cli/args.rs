@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn familiar_words_are_understood() {
-        let words = "paraffin embed slides -o out --patch-size 256 --mag 10 --overlap 32 --gpus -1 --min-tissue-proportion 0.5";
+        let words =
+            "paraffin embed slides -o out --patch-size 256 --mag 10 --overlap 32 --gpus -1 --min-tissue-proportion 0.5";
         let Command::Embed(args) = Cli::parse_from(words.split(' ')).command else { panic!("embed") };
         let card = crate::encoder::registry::cards().expect("compiled in").remove(0);
         let options = args.tiles.options(&card, 0).expect("fits").tiling;

@@ -77,7 +77,12 @@ fn words(slide: &Slide, facts: &Value) -> String {
         let name = if i == 0 { "levels" } else { "" };
         out += &format!(
             "{name:<18} {i}: {} x {} px, downsample {}, blocks {} x {}, {}\n",
-            l.width, l.height, l.downsample, l.block_width, l.block_height, l.coding.name()
+            l.width,
+            l.height,
+            l.downsample,
+            l.block_width,
+            l.block_height,
+            l.coding.name()
         );
     }
     out += &format!("associated images  {} (never read)\n", list(&info.associated_images));

@@ -34,12 +34,7 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let bars = kind == ProgressKind::Bars || (kind == ProgressKind::Auto && terminal);
         let lines = kind == ProgressKind::Lines || (kind == ProgressKind::Auto && !terminal);
-        Progress {
-            bars: bars.then(|| Bars::start(slides, meter.clone())),
-            lines,
-            slides,
-            started: Instant::now(),
-        }
+        Progress { bars: bars.then(|| Bars::start(slides, meter.clone())), lines, slides, started: Instant::now() }
     }
 
     /// Whether anything is shown.
@@ -85,7 +80,9 @@ impl Bars {
     fn start(slides: u64, meter: Arc<Meter>) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         let style = |template: &str| {
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+            ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("━╸─")
         };
         let overall = all.add(ProgressBar::new(slides));
         overall.set_style(style("slides {bar:30.green} {pos}/{len}  {msg}"));

@@ -156,7 +156,8 @@ impl Session {
 
 fn found_line(found: &Discovery) -> String {
     let list = |kinds: &std::collections::BTreeMap<String, usize>| {
-        let kinds = kinds.iter().map(|(kind, n)| format!("{n} {}", if kind.is_empty() { "without ending" } else { kind }));
+        let kinds =
+            kinds.iter().map(|(kind, n)| format!("{n} {}", if kind.is_empty() { "without ending" } else { kind }));
         kinds.collect::<Vec<_>>().join(", ")
     };
     let n = found.slides.len();

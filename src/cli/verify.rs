@@ -1,6 +1,8 @@
 //! x
-use std::process::ExitCode;
 use super::args::VerifyArgs;
 use crate::error::Result;
+use std::process::ExitCode;
 /// x
-pub fn run(_: &VerifyArgs) -> Result<ExitCode> { Ok(ExitCode::SUCCESS) }
+pub fn run(_: &VerifyArgs) -> Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}

@@ -125,11 +125,7 @@ impl Column {
         }
     }
 
-    fn build<T: H5Type>(
-        &self,
-        builder: DatasetBuilder<T>,
-        chunk_rows: usize,
-    ) -> rust_hdf5::Result<H5Dataset> {
+    fn build<T: H5Type>(&self, builder: DatasetBuilder<T>, chunk_rows: usize) -> rust_hdf5::Result<H5Dataset> {
         let mut builder = builder.shape([0, self.width]);
         if chunk_rows > 0 {
             builder = builder.chunk(&[chunk_rows, self.width]).max_shape(&[None, Some(self.width)]);

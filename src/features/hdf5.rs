@@ -78,7 +78,10 @@ impl FeatureWriter for FeatureFile {
     fn push(&mut self, rows: &[f32], coords: &[[i64; 2]]) -> Result<()> {
         if rows.len() != coords.len() * self.dim {
             let (values, pairs) = (rows.len(), coords.len());
-            return Err(Error::Internal(format!("{values} feature values of dim {} for {pairs} coordinates", self.dim)));
+            return Err(Error::Internal(format!(
+                "{values} feature values of dim {} for {pairs} coordinates",
+                self.dim
+            )));
         }
         let (mut rows, mut coords) = (rows, coords);
         while !coords.is_empty() {
@@ -180,7 +183,8 @@ impl CoordsColumn {
 fn set_attributes(dataset: &H5Dataset, a: &CoordsAttributes) -> rust_hdf5::Result<()> {
     let int = |name: &str, value: i64| dataset.new_attr::<i64>().shape(()).create(name)?.write_numeric(&value);
     let float = |name: &str, value: f64| dataset.new_attr::<f64>().shape(()).create(name)?.write_numeric(&value);
-    let text = |name: &str, value: &str| dataset.new_attr::<VarLenUnicode>().shape(()).create(name)?.write_string(value);
+    let text =
+        |name: &str, value: &str| dataset.new_attr::<VarLenUnicode>().shape(()).create(name)?.write_string(value);
     let number = |name: &str, value: f64| {
         // Exact below 2^53.
         if value.fract() == 0.0 && value.abs() < 9e15 { int(name, value as i64) } else { float(name, value) }

@@ -151,7 +151,9 @@ fn read_list(list: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()>
         if let Some(id) = &listed_id
             && !is_plain(id)
         {
-            return Err(wrong(format!("line {line}: the id may hold letters, digits, '-', '_', '.' and must not start with '.'")));
+            return Err(wrong(format!(
+                "line {line}: the id may hold letters, digits, '-', '_', '.' and must not start with '.'"
+            )));
         }
         // As written, or beside the list.
         let path = if row.path.exists() { row.path } else { directory.join(row.path) };
@@ -183,8 +185,16 @@ mod tests {
     fn directories_are_searched_to_the_bottom() {
         let root = tempfile::tempdir().expect("temporary directory");
         let names = [
-            "b.svs", "a/b.SVS", "a/notes.txt", "m.mrxs", "m/Data0001.dat", "m/inner.tif", ".hidden.svs", "series/2.dcm",
-            "series/1.dcm", "LICENSE",
+            "b.svs",
+            "a/b.SVS",
+            "a/notes.txt",
+            "m.mrxs",
+            "m/Data0001.dat",
+            "m/inner.tif",
+            ".hidden.svs",
+            "series/2.dcm",
+            "series/1.dcm",
+            "LICENSE",
         ];
         touch(root.path(), &names);
         let found = discover(&[root.path().to_path_buf()], None, MppOverride::default()).expect("searches");

@@ -41,7 +41,8 @@ pub fn assign(out: &Path, slides: &[Found], invalidate: &dyn Fn(&str) -> Result<
         let claim = Claim { path: path.to_string_lossy().into_owned(), fingerprint };
         let mut assigned = None;
         for id in candidates(slide, &claim) {
-            let mine = !taken.contains(&id) && claim_id(&directory, &id, &claim, slide.listed_id.is_some(), invalidate)?;
+            let mine =
+                !taken.contains(&id) && claim_id(&directory, &id, &claim, slide.listed_id.is_some(), invalidate)?;
             if mine {
                 assigned = Some(id);
                 break;

@@ -16,7 +16,8 @@ use crate::digest;
 use crate::encoder::registry::Available;
 use crate::error::{Error, Result};
 use crate::features::{
-    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, RootAttributes, write_patches,
+    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, RootAttributes,
+    write_patches,
 };
 use crate::pipeline::Counts;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
@@ -89,11 +90,7 @@ impl Job {
             encoder: job.encoder,
             precision: job.precision,
             overviews: job.overviews,
-            runtime: Runtime {
-                paraffin: env!("CARGO_PKG_VERSION").into(),
-                onnxruntime: None,
-                device: job.device,
-            },
+            runtime: Runtime { paraffin: env!("CARGO_PKG_VERSION").into(), onnxruntime: None, device: job.device },
         })
     }
 
@@ -286,11 +283,7 @@ impl Job {
                 bytes: published.bytes,
                 sha256: published.sha256.clone(),
             }],
-            tiles: TileCounts {
-                planned: slide.tiles.len() as u64,
-                written: counts.written,
-                failed: counts.failed,
-            },
+            tiles: TileCounts { planned: slide.tiles.len() as u64, written: counts.written, failed: counts.failed },
             slide: SlideFacts {
                 format: info.format.clone(),
                 reader: info.reader.clone(),
@@ -346,7 +339,8 @@ impl Job {
     /// # Errors
     /// [`Error::Write`].
     pub fn write_manifest(&self) -> Result<()> {
-        let _ = &self.runtime; Ok(())
+        let _ = &self.runtime;
+        Ok(())
     }
 
     /// The same, where a run that had nothing to do finds none.
