@@ -94,16 +94,21 @@ pub struct Crop {
 /// Fraction bits of a weight: 8 bits of pixel and 2 of headroom for negative lobes remain of 32.
 const BITS: u32 = 22;
 
+/// Pixels that one 16-byte load holds; weights stand in groups of as many.
+const GROUP: usize = 5;
+/// Bytes that may be read past a line, and written past an output line, by taking pixels in whole registers.
+const SLACK: usize = 3 * GROUP + 16;
+
 /// The weights of one direction.
 #[derive(Default)]
 struct Weights {
     /// What they were made for.
     key: Option<(Filter, u32, u64, u64, u32)>,
-    /// First source pixel of each output pixel.
-    first: Vec<usize>,
-    /// `taps` weights of each output pixel; zero past its last source pixel.
+    /// First source pixel of each output pixel, and how many it needs.
+    spans: Vec<(usize, usize)>,
+    /// `stride` weights of each output pixel; zero past its last source pixel.
     values: Vec<i32>,
-    taps: usize,
+    stride: usize,
 }
 
 impl Weights {
@@ -118,31 +123,41 @@ impl Weights {
         // Reducing widens the filter: that is the antialiasing.
         let widening = scale.max(1.0);
         let support = filter.support() * widening;
-        self.taps = (support.ceil() as usize * 2 + 1).min(size as usize);
-        self.first.clear();
-        self.values.clear();
-        for i in 0..out {
+        let span = |i: u32| {
             let centre = start + (f64::from(i) + 0.5) * scale;
             let first = ((centre - support + 0.5) as i64).max(0) as usize;
             let end = ((centre + support + 0.5) as i64).clamp(0, i64::from(size)) as usize;
+            (centre, first, end)
+        };
+        let most = (0..out).map(|i| span(i).2 - span(i).1).max().unwrap_or(0);
+        self.stride = most.next_multiple_of(GROUP);
+        self.spans.clear();
+        self.values.clear();
+        for i in 0..out {
+            let (centre, first, end) = span(i);
             let weight = |x: usize| filter.weight((x as f64 - centre + 0.5) / widening);
             let exact: Vec<f64> = (first..end).map(weight).collect();
             let sum: f64 = exact.iter().sum();
-            // All taps must lie within the line: where it ends sooner, zeros go in front.
-            let shift = (first + self.taps).saturating_sub(size as usize);
-            self.first.push(first - shift);
-            self.values.extend(std::iter::repeat_n(0, shift));
+            self.spans.push((first, end - first));
             self.values.extend(exact.iter().map(|w| {
                 let fixed = w / sum * f64::from(1u32 << BITS);
                 (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
             }));
-            self.values.resize((i as usize + 1) * self.taps, 0);
+            self.values.resize((i as usize + 1) * self.stride, 0);
         }
     }
 
-    /// First source pixel and weights of an output pixel.
+    /// First source pixel of an output pixel and its weights, without the zeros after them.
+    #[inline(always)]
     fn of(&self, i: usize) -> (usize, &[i32]) {
-        (self.first[i], &self.values[i * self.taps..(i + 1) * self.taps])
+        let (first, count) = self.spans[i];
+        (first, &self.values[i * self.stride..i * self.stride + count])
+    }
+
+    /// The source pixels that any output pixel needs.
+    fn range(&self) -> std::ops::Range<usize> {
+        let first = self.spans.iter().map(|s| s.0).min().unwrap_or(0);
+        first..self.spans.iter().map(|s| s.0 + s.1).max().unwrap_or(0)
     }
 }
 
@@ -152,7 +167,7 @@ pub struct Resampler {
     across: Weights,
     down: Weights,
     between: Vec<u8>,
-    line: Vec<u8>,
+    lines: [Vec<u8>; 2],
 }
 
 impl Resampler {
@@ -184,37 +199,48 @@ impl Resampler {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2.
-            #[allow(unsafe_code, reason = "the same code, compiled for wider registers")]
+            #[allow(unsafe_code, reason = "wider registers: 3 times as fast as the portable passes")]
             unsafe {
                 self.passes_avx2(source, width as usize, out, out_px as usize);
             }
             return Ok(());
         }
-        self.passes(source, width as usize, out, out_px as usize);
+        self.passes(source, width as usize, out, out_px as usize, across_two);
         Ok(())
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn passes_avx2(&mut self, source: &[u8], width: usize, out: &mut [u8], out_px: usize) {
-        self.passes(source, width, out, out_px);
+        self.passes(source, width, out, out_px, |weights, lines, out| across_two_avx2(weights, lines, out));
     }
 
     #[inline(always)]
-    fn passes(&mut self, source: &[u8], width: usize, out: &mut [u8], out_px: usize) {
-        let top = self.down.first.iter().copied().min().unwrap_or(0);
-        let bottom = self.down.first.iter().copied().max().unwrap_or(0) + self.down.taps;
-        self.between.resize((bottom - top) * out_px * 3, 0);
-        // A byte more than the line, so that a pixel can be taken as four bytes.
-        self.line.resize(width * 3 + 1, 0);
-        let lines = source.chunks_exact(width * 3).skip(top);
-        for (line, out) in lines.zip(self.between.chunks_exact_mut(out_px * 3)) {
-            self.line[..width * 3].copy_from_slice(line);
-            across(&self.across, &self.line, out);
+    fn passes(
+        &mut self,
+        source: &[u8],
+        width: usize,
+        out: &mut [u8],
+        out_px: usize,
+        across_two: impl Fn(&Weights, [&[u8]; 2], [&mut [u8]; 2]),
+    ) {
+        let rows = self.down.range();
+        let pitch = out_px * 3 + SLACK;
+        self.between.resize(rows.len().next_multiple_of(2) * pitch, 0);
+        let spare = self.across.stride * 3;
+        for (pair, out) in self.between.chunks_exact_mut(2 * pitch).enumerate() {
+            for (i, line) in self.lines.iter_mut().enumerate() {
+                // The last pair of an odd number of lines does one twice.
+                let row = (rows.start + 2 * pair + i).min(rows.end - 1);
+                line.resize(width * 3 + spare + SLACK, 0);
+                line[..width * 3].copy_from_slice(&source[row * width * 3..(row + 1) * width * 3]);
+            }
+            let (first, second) = out.split_at_mut(pitch);
+            across_two(&self.across, [&self.lines[0], &self.lines[1]], [first, second]);
         }
         for (y, out) in out.chunks_exact_mut(out_px * 3).enumerate() {
             let (first, weights) = self.down.of(y);
-            down(weights, &self.between[(first - top) * out_px * 3..], out);
+            down(weights, &self.between[(first - rows.start) * pitch..], pitch, out);
         }
     }
 }
@@ -227,31 +253,67 @@ fn pixel(sum: i32) -> u8 {
 
 const HALF: i32 = 1 << (BITS - 1);
 
-/// One line of RGB pixels.
-#[inline(always)]
-fn across(weights: &Weights, line: &[u8], out: &mut [u8]) {
-    for (i, out) in out.chunks_exact_mut(3).enumerate() {
-        let (first, weights) = weights.of(i);
-        let mut sums = [HALF; 4];
-        let pixels = &line[first * 3..first * 3 + weights.len() * 3 + 1];
-        for (k, weight) in weights.iter().enumerate() {
-            let four = &pixels[k * 3..k * 3 + 4];
-            for c in 0..4 {
-                sums[c] += i32::from(four[c]) * weight;
+/// Two lines of RGB pixels to two lines of the output's width.
+fn across_two(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
+    for (line, out) in lines.into_iter().zip(out) {
+        for (i, out) in out.chunks_exact_mut(3).take(weights.spans.len()).enumerate() {
+            let (first, weights) = weights.of(i);
+            let mut sums = [HALF; 3];
+            for (pixel, weight) in line[first * 3..].chunks_exact(3).zip(weights) {
+                for c in 0..3 {
+                    sums[c] += i32::from(pixel[c]) * weight;
+                }
             }
-        }
-        for c in 0..3 {
-            out[c] = pixel(sums[c]);
+            for c in 0..3 {
+                out[c] = pixel(sums[c]);
+            }
         }
     }
 }
 
-/// One line of bytes from the lines `lines` begins with.
+/// [`across_two`] with both lines in one register: the first in its lower, the second in its upper half.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[allow(unsafe_code, reason = "loads and stores of whole registers; measured, see benches/RESULTS.md")]
+fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
+    use std::arch::x86_64::*;
+
+    let groups = weights.stride / GROUP;
+    let [first_out, second_out] = out;
+    // Per tap: the bytes 3k, 3k + 1, 3k + 2 of each half, widened to 32 bits; -1 gives zero.
+    let picks: [__m256i; GROUP] = std::array::from_fn(|k| {
+        let lane = |b: usize| i32::from_le_bytes([(3 * k + b) as u8, 0xff, 0xff, 0xff]);
+        _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), -1))
+    });
+    for (i, (first, _)) in weights.spans.iter().enumerate() {
+        let mut sums = _mm256_set1_epi32(HALF);
+        for group in 0..groups {
+            let at = (first + group * GROUP) * 3;
+            let (a, b) = (&lines[0][at..at + 16], &lines[1][at..at + 16]);
+            // SAFETY: the slices have the 16 bytes that are read.
+            let pixels =
+                unsafe { _mm256_set_m128i(_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(a.as_ptr().cast())) };
+            let start = i * weights.stride + group * GROUP;
+            for (weight, pick) in weights.values[start..start + GROUP].iter().zip(&picks) {
+                let values = _mm256_shuffle_epi8(pixels, *pick);
+                sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(values, _mm256_set1_epi32(*weight)));
+            }
+        }
+        // Saturating packs clamp to 0..=255.
+        let words = _mm256_packs_epi32(_mm256_srai_epi32::<{ BITS as i32 }>(sums), _mm256_setzero_si256());
+        let bytes = _mm256_packus_epi16(words, _mm256_setzero_si256());
+        let (a, b) = (_mm256_extract_epi32::<0>(bytes), _mm256_extract_epi32::<4>(bytes));
+        // Four bytes each; the next pixel, or the slack at the line's end, takes the fourth.
+        first_out[i * 3..i * 3 + 4].copy_from_slice(&a.to_le_bytes());
+        second_out[i * 3..i * 3 + 4].copy_from_slice(&b.to_le_bytes());
+    }
+}
+
+/// One line of bytes from the lines, `pitch` bytes apart, that `lines` begins with.
 #[inline(always)]
-fn down(weights: &[i32], lines: &[u8], out: &mut [u8]) {
+fn down(weights: &[i32], lines: &[u8], pitch: usize, out: &mut [u8]) {
     const LANES: usize = 16;
-    let pitch = out.len();
-    let whole = pitch - pitch % LANES;
+    let whole = out.len() - out.len() % LANES;
     for at in (0..whole).step_by(LANES) {
         let mut sums = [HALF; LANES];
         for (k, weight) in weights.iter().enumerate() {
@@ -264,7 +326,7 @@ fn down(weights: &[i32], lines: &[u8], out: &mut [u8]) {
             *out = pixel(sum);
         }
     }
-    for at in whole..pitch {
+    for at in whole..out.len() {
         let sum = weights.iter().enumerate().fold(HALF, |s, (k, w)| s + i32::from(lines[k * pitch + at]) * w);
         out[at] = pixel(sum);
     }
@@ -313,7 +375,7 @@ mod tests {
             resampler.square(filter, &source, (width, height), crop, &mut out, px).expect("fits");
             assert_eq!(crate::digest::sha256(&out), case["sha256"], "{filter} {crop:?} to {px}");
             let mut plain = vec![0; out.len()];
-            resampler.passes(&source, width as usize, &mut plain, px as usize);
+            resampler.passes(&source, width as usize, &mut plain, px as usize, across_two);
             assert_eq!(plain, out, "the same without wide registers");
         }
     }

@@ -22,11 +22,11 @@ pub const LEVEL_RULE: &str =
 /// How a block is decoded where the reduction allows a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DecodeMode {
-    /// JPEG's own scaled decoding does reductions by 2, 4 and 8.
+    /// Every pixel is decoded; all reduction is resampling, as in the pipelines that encoders were validated with.
     #[default]
-    Scaled,
-    /// Every pixel is decoded; all reduction is resampling.
     Exact,
+    /// JPEG's own scaled decoding does reductions by 2, 4 and 8: faster, and other pixels.
+    Scaled,
 }
 
 impl DecodeMode {
@@ -50,10 +50,10 @@ impl FromStr for DecodeMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [DecodeMode::Scaled, DecodeMode::Exact]
+        [DecodeMode::Exact, DecodeMode::Scaled]
             .into_iter()
             .find(|m| m.name() == text)
-            .ok_or_else(|| format!("unknown decode mode '{text}'; one of scaled, exact"))
+            .ok_or_else(|| format!("unknown decode mode '{text}'; one of exact, scaled"))
     }
 }
 
@@ -82,7 +82,7 @@ impl Default for TilingOptions {
             target_mpp: 0.5,
             tile_px: 256,
             overlap_px: 0,
-            decode: DecodeMode::Scaled,
+            decode: DecodeMode::default(),
             resample: Filter::Bilinear,
             allow_upsample: false,
             min_tissue_fraction: 0.1,

@@ -140,8 +140,8 @@ pub struct TileArgs {
     /// Do not treat marker colours as pen (for blue or green stains)
     #[arg(long, help_heading = "Tiles")]
     pub no_pen_guard: bool,
-    /// Where the reduction is 2, 4 or 8: let the JPEG decoder do it (scaled), or decode all and resample (exact)
-    #[arg(long, default_value_t = DecodeMode::default(), value_name = "scaled|exact", help_heading = "Tiles")]
+    /// Where the reduction is 2, 4 or 8: decode all and resample (exact), or let the JPEG decoder do it (scaled: faster, other pixels)
+    #[arg(long, default_value_t = DecodeMode::default(), value_name = "exact|scaled", help_heading = "Tiles")]
     pub decode: DecodeMode,
     /// Filter of the resampling, as in Pillow: bilinear, bicubic, lanczos
     #[arg(long, default_value_t = Filter::default(), value_name = "FILTER", help_heading = "Tiles")]

@@ -1,5 +1,6 @@
 //! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -140,8 +141,12 @@ impl Session {
         let result = work(&specs, &meter, &stop, &failed, &finished);
         let shown = progress.shows();
         drop(progress);
-        job.write_manifest()?;
         let failures = failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kinds = BTreeMap::new();
+        for failure in &failures {
+            *kinds.entry(failure.kind.to_string()).or_default() += 1;
+        }
+        job.write_manifest(&kinds)?;
         if shown || !failures.is_empty() {
             let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
             eprint!("{table}");
@@ -155,7 +160,7 @@ impl Session {
 }
 
 fn found_line(found: &Discovery) -> String {
-    let list = |kinds: &std::collections::BTreeMap<String, usize>| {
+    let list = |kinds: &BTreeMap<String, usize>| {
         let kinds =
             kinds.iter().map(|(kind, n)| format!("{n} {}", if kind.is_empty() { "without ending" } else { kind }));
         kinds.collect::<Vec<_>>().join(", ")

@@ -1,8 +1,45 @@
-//! x
-use super::args::VerifyArgs;
-use crate::error::Result;
+//! `paraffin verify`: every file of an OUT against its record.
+
 use std::process::ExitCode;
-/// x
-pub fn run(_: &VerifyArgs) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+
+use super::args::VerifyArgs;
+use crate::error::{Error, Result};
+use crate::features::verify::verify;
+use crate::job::summary::plural;
+
+/// Runs the command: exit code 0 if all files are what their records say, 1 otherwise.
+///
+/// # Errors
+/// [`Error::Usage`] where a directory is no OUT.
+pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
+    let mut whole = true;
+    let mut reports = Vec::new();
+    for out in &args.outs {
+        let report = verify(out)?;
+        whole &= report.problems.is_empty();
+        if !args.json {
+            for problem in &report.problems {
+                println!("{}: {}", problem.what, problem.problem);
+            }
+            let (records, files, problems) = (report.records, report.files, report.problems.len());
+            println!(
+                "{records} {}, {files} {}, {} rows, {:.1} MB: {} (\"{}\")",
+                plural(records as usize, "record"),
+                plural(files as usize, "file"),
+                report.rows,
+                report.bytes as f64 / 1e6,
+                if problems == 0 {
+                    "all whole".to_string()
+                } else {
+                    format!("{problems} {}", plural(problems, "problem"))
+                },
+                out.display()
+            );
+        }
+        reports.push(report);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&reports).map_err(|e| Error::Internal(e.to_string()))?);
+    }
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -8,11 +8,13 @@ mod column;
 pub mod hdf5;
 pub mod inspect;
 mod precision;
+pub mod verify;
 
 use crate::error::Result;
 pub use hdf5::{FeatureFile, write_patches};
 pub use inspect::{Contents, FeatureContents, inspect};
 pub use precision::{Precision, round_mantissa10};
+pub use verify::verify;
 
 /// Value of the root attribute `schema` of a feature file.
 pub const FEATURES_SCHEMA: &str = "paraffin-features/1";

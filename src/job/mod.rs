@@ -5,6 +5,7 @@ pub mod discover;
 pub mod ids;
 pub mod summary;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +24,7 @@ use crate::pipeline::Counts;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
 use crate::record::contract::{Contract, EncoderContract, GridContract, StorageContract};
 use crate::record::done::{self, Status};
+use crate::record::manifest::{Failures, MANIFEST_NAME, SiteManifest};
 use crate::record::publish::{self, TempFile};
 use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts};
 use crate::report::overview::{self, OverviewInput};
@@ -136,20 +138,20 @@ impl Job {
             made(PRIVATE, publish::create_dir_all(&private.join(directory)))?;
         }
         for artefact in [Some(&self.patches), self.features.as_ref()].into_iter().flatten() {
-            for directory in [self.grid_dir.join(&artefact.name), self.records(artefact)] {
+            let records = format!("records/{}", artefact.name);
+            let directories = [artefact.name.as_str(), &records, "contracts"];
+            for directory in directories.map(|d| self.grid_dir.join(d)) {
                 made("OUT", publish::create_dir_all(&directory))?;
                 made("OUT", publish::sweep_stale_parts(&directory).map(|_| ()))?;
             }
             done::claim_contract(&self.grid_dir, &artefact.name, &artefact.contract)?;
         }
         if self.overviews {
-            made("OUT", publish::create_dir_all(&self.grid_dir.join("overviews")))?;
+            let overviews = self.grid_dir.join("overviews");
+            made("OUT", publish::create_dir_all(&overviews))?;
+            made("OUT", publish::sweep_stale_parts(&overviews).map(|_| ()))?;
         }
         Ok(())
-    }
-
-    fn records(&self, artefact: &Artefact) -> PathBuf {
-        self.grid_dir.join("records").join(&artefact.name)
     }
 
     /// Makes whatever OUT holds under this id count as not done, in every grid: its slide has changed.
@@ -173,7 +175,12 @@ impl Job {
     /// Whether a slide is done, or why what is there does not count.
     #[must_use]
     pub fn status(&self, id: &str) -> Status {
-        done::status(&self.grid_dir, &self.goal().name, id, &self.goal().sha256)
+        let judge = |a: &Artefact| done::status(&self.grid_dir, &a.name, id, &a.sha256);
+        match judge(self.goal()) {
+            // The features of a slide whose coordinates were lost are no use to half of their readers.
+            Status::Done if self.features.is_some() => judge(&self.patches),
+            status => status,
+        }
     }
 
     fn coords_attributes(&self, slide: &PlannedSlide) -> CoordsAttributes {
@@ -210,7 +217,8 @@ impl Job {
             return Err(Error::Internal("a run without an encoder writes no features".into()));
         };
         let name = format!("{}.h5", slide.spec.id);
-        let temp = TempFile::new_in(&self.grid_dir.join(&artefact.name), &name).map_err(|e| Error::write(&name, e))?;
+        let temp = TempFile::new_in(&self.grid_dir.join(&artefact.name), &name)
+            .map_err(|e| Error::write("a feature file", e))?;
         let coords = self.coords_attributes(slide);
         let root = self.root_attributes(slide, artefact);
         Ok(Box::new(FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?))
@@ -240,7 +248,7 @@ impl Job {
         }
         let name = format!("{id}_patches.h5");
         let directory = self.grid_dir.join(&self.patches.name);
-        let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write(&name, e))?;
+        let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
         let root = self.root_attributes(slide, &self.patches);
         let published = write_patches(temp, &slide.tiles, self.coords_attributes(slide), &root)?;
         let counts = Counts { written: slide.tiles.len() as u64, failed: 0 };
@@ -260,7 +268,7 @@ impl Job {
         });
         let jpeg = overview::encode_jpeg(&picture, 85).map_err(|e| Error::Internal(e.to_string()))?;
         let name = format!("overviews/{}.jpg", slide.spec.id);
-        publish::write_atomic(&self.grid_dir.join(&name), &jpeg).map_err(|e| Error::write(name, e))
+        publish::write_atomic(&self.grid_dir.join(&name), &jpeg).map_err(|e| Error::write("an overview", e))
     }
 
     fn write_record(
@@ -307,8 +315,7 @@ impl Job {
             warnings: slide.warnings.clone(),
             runtime: self.runtime.clone(),
         };
-        let path = self.records(artefact).join(format!("{}.json", slide.spec.id));
-        publish::write_atomic(&path, record.to_json().as_bytes()).map_err(|e| Error::write("a record", e))?;
+        record.write(&self.grid_dir)?;
         self.forget_failure(&slide.spec.id);
         Ok(())
     }
@@ -334,13 +341,17 @@ impl Job {
         let _ = fs::remove_file(self.failure_file(id));
     }
 
-    /// Writes `site-manifest.json` from the records that are there.
+    /// Writes `site-manifest.json` from the records that are there; `failed_kinds` counts this run's failures.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn write_manifest(&self) -> Result<()> {
-        let _ = &self.runtime;
-        Ok(())
+    pub fn write_manifest(&self, failed_kinds: &BTreeMap<String, u64>) -> Result<()> {
+        let grid = self.grid_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut failures = Failures::new();
+        if !failed_kinds.is_empty() {
+            failures.insert((grid, self.goal().name.clone()), failed_kinds.clone());
+        }
+        SiteManifest::gather(&self.out, &failures, self.runtime.clone())?.write(&self.out)
     }
 
     /// The same, where a run that had nothing to do finds none.
@@ -348,7 +359,7 @@ impl Job {
     /// # Errors
     /// [`Error::Write`].
     pub fn write_manifest_if_missing(&self) -> Result<()> {
-        if self.out.join("site-manifest.json").is_file() { Ok(()) } else { self.write_manifest() }
+        if self.out.join(MANIFEST_NAME).is_file() { Ok(()) } else { self.write_manifest(&BTreeMap::new()) }
     }
 }
 

@@ -1,26 +1,20 @@
-//! What is done: a slide counts as done when its record is there, was made under this contract, and every file it names is
-//! whole.
-//!
-//! The record is written last. A file that was changed after its record (by modification time) is read and its sha256 taken;
-//! one that was not is trusted, which makes a second run over finished slides a matter of milliseconds. `verify` reads all.
+//! Whether a slide is done: record present, its contract the wanted one, its files what the record says.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Record;
-use super::contract::Contract;
-use super::publish;
-use crate::digest::file_sha256;
+pub use super::contract::claim_contract;
+use super::{FileEntry, Record, record_path};
+use crate::digest;
 use crate::error::{Error, Result};
 
-/// What OUT holds of a slide.
+/// What is known of a slide's artefact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// All of it, whole.
+    /// Finished under the same contract, and whole.
     Done,
-    /// Nothing that counts.
+    /// Never finished.
     Missing,
-    /// Something that does not count, and why.
+    /// Finished, but no longer what it was; the reason, without the slide's name. It is to be redone.
     Changed(String),
 }
 
@@ -41,57 +35,163 @@ impl Status {
     }
 }
 
-/// The record of a slide's artefact.
-#[must_use]
-pub fn record_path(grid_dir: &Path, artefact: &str, id: &str) -> PathBuf {
-    grid_dir.join("records").join(artefact).join(format!("{id}.json"))
-}
-
-/// Judges what `grid_dir` holds of a slide.
+/// Looks at a slide's record and files.
+///
+/// A record is written last. So a file of the right size that was not modified after its record is taken as unchanged,
+/// which costs no reading; any other is read and its sha256 compared. `verify` reads everything.
 #[must_use]
 pub fn status(grid_dir: &Path, artefact: &str, id: &str, contract_sha256: &str) -> Status {
     let path = record_path(grid_dir, artefact, id);
-    let Ok(bytes) = fs::read(&path) else { return Status::Missing };
-    let changed = |why: &str| Status::Changed(why.to_string());
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return changed("its record is unreadable") };
-    if record.contract_sha256 != contract_sha256 {
-        return changed("its record is of another contract");
+    let written = match std::fs::metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Status::Missing,
+        Err(e) => return Status::Changed(format!("its record cannot be read: {e}")),
+        Ok(metadata) => metadata.modified().ok(),
+    };
+    let record = match Record::read(&path) {
+        Ok(record) => record,
+        Err(Error::Output(why)) => return Status::Changed(why),
+        Err(other) => return Status::Changed(other.to_string()),
+    };
+    if record.id != id || record.artefact != artefact {
+        return Status::Changed("its record is that of another slide or artefact".into());
     }
-    let recorded = fs::metadata(&path).and_then(|m| m.modified()).ok();
+    if record.contract_sha256 != contract_sha256 {
+        return Status::Changed("it was made under another contract".into());
+    }
+    if record.files.is_empty() {
+        return Status::Changed("its record names no file".into());
+    }
     for entry in &record.files {
-        let file = grid_dir.join(&entry.path);
-        let Ok(metadata) = fs::metadata(&file) else { return changed("its file is missing") };
-        if metadata.len() != entry.bytes {
-            return changed("its file has another size than was recorded");
-        }
-        let untouched = metadata.modified().ok().zip(recorded).is_some_and(|(file, record)| file <= record);
-        if !untouched && file_sha256(&file).ok().as_deref() != Some(entry.sha256.as_str()) {
-            return changed("its file has another content than was recorded");
+        if let Err(why) = check(grid_dir, entry, |modified| written.zip(modified).is_some_and(|(w, m)| m <= w)) {
+            return Status::Changed(why);
         }
     }
     Status::Done
 }
 
-/// Lays the contract down beside the records, once; or compares with the one that lies there.
+/// Removes a slide's record, so that it counts as never finished. Call it before a slide is done again.
 ///
 /// # Errors
-/// [`Error::Incompatible`] naming every field that differs.
-pub fn claim_contract(grid_dir: &Path, artefact: &str, contract: &Contract) -> Result<()> {
-    let path = grid_dir.join("records").join(artefact).join("contract.json");
-    let failed = |e| Error::write("contract.json", e);
-    let text = serde_json::to_vec_pretty(contract).map_err(|e| Error::Internal(e.to_string()))?;
-    if publish::create_once(&path, &text).map_err(failed)? {
+/// [`Error::Write`].
+pub fn retract(grid_dir: &Path, artefact: &str, id: &str) -> Result<()> {
+    let path = record_path(grid_dir, artefact, id);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::write("a record", e)),
+        Ok(()) => {
+            super::publish::sync_directory(path.parent().unwrap_or(grid_dir)).map_err(|e| Error::write("a record", e))
+        }
+    }
+}
+
+/// Compares a file with its entry; its content only where `trusted` does not vouch for its time of modification.
+pub(crate) fn check(
+    grid_dir: &Path,
+    entry: &FileEntry,
+    trusted: impl Fn(Option<std::time::SystemTime>) -> bool,
+) -> Result<(), String> {
+    let folder = entry.path.split('/').next().unwrap_or_default();
+    let path = entry.locate(grid_dir).ok_or("its record names a file outside the grid directory")?;
+    let metadata = match std::fs::metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(format!("its file in {folder} is missing")),
+        Err(e) => return Err(format!("its file in {folder} cannot be read: {e}")),
+        Ok(metadata) => metadata,
+    };
+    if metadata.len() != entry.bytes {
+        return Err(format!("its file in {folder} has {} bytes, not {}", metadata.len(), entry.bytes));
+    }
+    if trusted(metadata.modified().ok()) {
         return Ok(());
     }
-    let there = fs::read(&path).map_err(failed)?;
-    let there: Contract = serde_json::from_slice(&there)
-        .map_err(|e| Error::Output(format!("the contract beside the records of {artefact} is unreadable: {e}")))?;
-    let differences = contract.differences(&there);
-    if differences.is_empty() {
-        return Ok(());
+    match digest::file_sha256(&path) {
+        Ok(sha256) if sha256 == entry.sha256 => Ok(()),
+        Ok(_) => Err(format!("the content of its file in {folder} has changed")),
+        Err(e) => Err(format!("its file in {folder} cannot be read: {e}")),
     }
-    Err(Error::Incompatible(format!(
-        "OUT holds {artefact} made with other settings; give another OUT, or the same settings again:\n  {}",
-        differences.join("\n  ")
-    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{examples, publish};
+    use std::fs::{self, File};
+    use std::time::{Duration, Instant, SystemTime};
+
+    const SHA: &str = "contract";
+
+    fn finish(grid: &Path, id: &str, size: usize) {
+        let path = format!("features_x/{id}.h5");
+        fs::create_dir_all(grid.join("features_x")).unwrap();
+        publish::write_atomic(&grid.join(&path), &vec![7; size]).unwrap();
+        let entry = FileEntry::of(grid, &path).unwrap();
+        examples::record(id, "features_x", SHA, vec![entry], 1).write(grid).unwrap();
+    }
+
+    fn reason(grid: &Path, id: &str) -> String {
+        match status(grid, "features_x", id, SHA) {
+            Status::Changed(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Writes and makes sure that the time of modification shows it, however coarse the file system's clock is.
+    fn damage(path: &Path, bytes: &[u8]) {
+        fs::write(path, bytes).unwrap();
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(SystemTime::now() + Duration::from_secs(2))
+            .unwrap();
+    }
+
+    #[test]
+    fn every_damage_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let grid = dir.path();
+        assert_eq!(status(grid, "features_x", "a", SHA), Status::Missing);
+        finish(grid, "a", 1000);
+        assert!(matches!(status(grid, "features_x", "a", SHA), Status::Done));
+        let file = grid.join("features_x/a.h5");
+
+        // Touched, with the same content: still done.
+        damage(&file, &[7; 1000]);
+        assert!(matches!(status(grid, "features_x", "a", SHA), Status::Done));
+        let mut flipped = vec![7; 1000];
+        flipped[500] = 6;
+        damage(&file, &flipped);
+        assert!(reason(grid, "a").contains("content"));
+        damage(&file, &[7; 999]);
+        assert!(reason(grid, "a").contains("999 bytes, not 1000"));
+        fs::remove_file(&file).unwrap();
+        assert!(reason(grid, "a").contains("missing"));
+
+        finish(grid, "a", 1000);
+        assert!(matches!(status(grid, "features_x", "a", "other"), Status::Changed(why) if why.contains("contract")));
+        let record = record_path(grid, "features_x", "a");
+        let whole = fs::read(&record).unwrap();
+        fs::write(&record, &whole[..whole.len() / 2]).unwrap();
+        assert!(reason(grid, "a").contains("damaged"));
+        fs::write(&record, String::from_utf8(whole.clone()).unwrap().replace("record/1", "record/9")).unwrap();
+        assert!(reason(grid, "a").contains("record/9"));
+        fs::copy(&record, record_path(grid, "features_x", "b")).unwrap();
+        fs::write(record_path(grid, "features_x", "b"), &whole).unwrap();
+        assert!(reason(grid, "b").contains("another slide"));
+        retract(grid, "features_x", "a").unwrap();
+        retract(grid, "features_x", "a").unwrap();
+        assert_eq!(status(grid, "features_x", "a", SHA), Status::Missing);
+    }
+
+    #[test]
+    fn a_hundred_finished_slides_take_no_time() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..100 {
+            finish(dir.path(), &format!("s{i}"), 200_000);
+        }
+        let start = Instant::now();
+        for i in 0..100 {
+            assert!(matches!(status(dir.path(), "features_x", &format!("s{i}"), SHA), Status::Done));
+        }
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    }
 }

@@ -123,8 +123,10 @@ pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
         // No hard links here (exFAT, some SMB and FUSE mounts): exclusive creation, whole but for a power cut.
         Err(_) => match OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(mut file) => {
-                file.write_all(bytes)?;
-                file.sync_all()?;
+                if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+                    let _ = fs::remove_file(path);
+                    return Err(e);
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(e) => return Err(e),

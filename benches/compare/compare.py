@@ -1,0 +1,238 @@
+"""paraffin beside its peers: reading, the whole run against the bare model, and peak memory.
+
+    benches/compare/run [--slide SLIDE] [--small SLIDE] [--rounds 5] [--only reading|embed|memory]
+
+Competitors take turns within each round, so that what else the machine does falls on all of them. Progress goes to
+stderr, Markdown tables to stdout, all figures to last.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DATA = ROOT.parent / "shared/data/composed"
+MODEL = ROOT / "models/efficientnet-lite0.onnx"
+# One thread is one thread, whatever a library would like.
+ONE_THREAD = {n: "1" for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+WANTED = {"openslide": 6.0, "cucim": 2.5, "embed": 0.9, "memory_mb": 700.0, "memory_ratio": 1.2}
+READERS = {"openslide": "openslide-python + Pillow", "cucim": "cuCIM + Pillow"}
+
+
+def say(text):
+    print(f"compare: {text}", file=sys.stderr, flush=True)
+
+
+def last_json(text):
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def competitor(*words, env=None):
+    """competitor.py's answer, from a fresh process."""
+    command = [sys.executable, HERE / "competitor.py", *map(str, words)]
+    return last_json(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout)
+
+
+def built(*what):
+    """The executable that cargo makes of this target."""
+    say("cargo " + " ".join(what))
+    command = ["cargo", *what, "--message-format=json"]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    messages = [json.loads(line) for line in out.splitlines()]
+    made = [m["executable"] for m in messages if m.get("reason") == "compiler-artifact" and m.get("executable")]
+    return Path(made[-1])
+
+
+def paraffin(program, temporary, *words):
+    """A run of paraffin under watch; its last words are in the answer when it fails."""
+    log = temporary / "paraffin.log"
+    result = competitor("watch", log, program, *words)
+    if result["exit"] != 0:
+        sys.exit(f"compare: paraffin {words[0]} ended with {result['exit']}:\n{log.read_text()}")
+    return result
+
+
+def h5_file(out, folder):
+    files = sorted(out.glob(f"*/{folder}/*.h5"))
+    assert len(files) == 1, files
+    return files[0]
+
+
+def best(results, clock="seconds"):
+    """Highest tiles/s of the rounds."""
+    return max(r["tiles"] / r[clock] for r in results)
+
+
+def reading(options, program, temporary):
+    """512 level-0 px → 256 px, one thread, the same tissue tiles in the same order for everybody."""
+    import h5py
+    import numpy as np
+
+    out, coords = temporary / "tiles", temporary / "coords.npy"
+    paraffin(program, temporary, "tiles", options.slide, "-o", out, "--tile-px", "256", "--target-mpp", "0.5", "--no-overviews")
+    with h5py.File(h5_file(out, "patches")) as f:
+        np.save(coords, f["coords"][:])
+        side = int(f["coords"].attrs["patch_size_level0"])
+        count = len(f["coords"])
+    bench = built("bench", "--bench", "tiles", "--no-run")
+    rounds = {}
+    for number in range(options.rounds):
+        command = [bench, "--bench", options.slide, "--px", "256", "--mpp", "0.5", "--threads", "1", "--rounds", "2"]
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+        for line in map(json.loads, lines.splitlines()):
+            assert line["tiles"] == count, "the bench and paraffin tiles found different tiles"
+            seconds = count / line["tiles_per_s"]
+            # A bench that tells processor time too is compared by it.
+            cpu = count / line["tiles_per_cpu_s"] if "tiles_per_cpu_s" in line else seconds
+            result = {"tiles": count, "seconds": seconds, "cpu_seconds": cpu}
+            rounds.setdefault(f"paraffin {line['way']}", []).append(result)
+        for tool in READERS:
+            result = competitor("read", tool, options.slide, coords, side, 256, env={**os.environ, **ONE_THREAD})
+            rounds.setdefault(tool, []).append(result)
+        say(f"reading, round {number + 1}: " + ", ".join(f"{k} {best(r[-1:]):.0f}/s" for k, r in rounds.items()))
+    rate = {k: {"wall": best(r), "cpu": best(r, "cpu_seconds")} for k, r in rounds.items()}
+    ratio = {
+        f"{way} / {tool}": {clock: rate[f"paraffin {way}"][clock] / rate[tool][clock] for clock in ("wall", "cpu")}
+        for way in ("exact", "scaled")
+        for tool in READERS
+    }
+    return {"tiles": count, "side_level0": side, "rounds": rounds, "tiles_per_s": rate, "ratio": ratio}
+
+
+def embed(options, program, temporary):
+    """The whole run, slide to file, against the model alone over tiles in memory: both have all cores."""
+    import h5py
+    import numpy as np
+
+    cores = len(os.sched_getaffinity(0))
+    out, tiles = temporary / "embed", temporary / "tiles.npy"
+    run = lambda out: paraffin(program, temporary, "embed", options.slide, "-o", out, "--progress", "lines")  # noqa: E731
+    run(out)
+    file = h5_file(out, "features_*")
+    count = competitor("tiles", options.slide, file, 224, tiles)["tiles"]
+    # (sessions, threads in each, batch): one session over all cores, or one single-threaded session a core.
+    ways = [(1, cores, b) for b in (4, 16, 32)] + [(cores, 1, b) for b in (1, 4, 8)]
+    tried = {way: [] for way in ways}
+    for number in range(3):
+        for way in ways:
+            tried[way].append(competitor("bare", MODEL, tiles, *way, min(count, 192), ""))
+    for way in ways:
+        say("bare model, {} x {} threads, batch {}: {:.1f} tiles/s".format(*way, best(tried[way])))
+    chosen = max(ways, key=lambda way: best(tried[way]))
+    rounds = {"paraffin": [], "bare": []}
+    for number in range(options.rounds):
+        mine = run(temporary / f"embed-{number}") | {"tiles": count}
+        rounds["paraffin"].append(mine)
+        rounds["bare"].append(competitor("bare", MODEL, tiles, *chosen, 0, temporary / "bare.npy"))
+        say(f"embed, round {number + 1}: " + ", ".join(f"{k} {best(r[-1:]):.1f}/s" for k, r in rounds.items()))
+    with h5py.File(file) as f:
+        got = f["features"][:].astype(np.float64)
+    other = np.load(temporary / "bare.npy").astype(np.float64)
+    cosine = (got * other).sum(1) / (np.linalg.norm(got, axis=1) * np.linalg.norm(other, axis=1))
+    pairs = [b["seconds"] / p["seconds"] for p, b in zip(rounds["paraffin"], rounds["bare"])]
+    return {
+        "tiles": count,
+        "bare_way": {"sessions": chosen[0], "threads": chosen[1], "batch": chosen[2]},
+        "bare_tried": {"{} x {} threads, batch {}".format(*way): best(tried[way]) for way in ways},
+        "rounds": rounds,
+        "tiles_per_s": {k: {"wall": best(r), "cpu": best(r, "cpu_seconds")} for k, r in rounds.items()},
+        "ratio": {
+            "best": best(rounds["paraffin"]) / best(rounds["bare"]),
+            "median": statistics.median(pairs),
+            "cpu": best(rounds["paraffin"], "cpu_seconds") / best(rounds["bare"], "cpu_seconds"),
+        },
+        "cosine": {"min": cosine.min(), "median": float(np.median(cosine))},
+    }
+
+
+def memory(options, program, temporary):
+    """Peak resident memory of whole runs on a large and a small slide."""
+    rounds = {"medium": [], "small": []}
+    for number in range(min(options.rounds, 3)):
+        for name, slide in (("medium", options.slide), ("small", options.small)):
+            rounds[name].append(paraffin(program, temporary, "embed", slide, "-o", temporary / f"{name}-{number}"))
+        say(f"memory, round {number + 1}: " + ", ".join(f"{k} {r[-1]['peak_mb']:.0f} MB" for k, r in rounds.items()))
+    peak = {name: max(r["peak_mb"] for r in results) for name, results in rounds.items()}
+    return {"rounds": rounds, "peak_mb": peak, "ratio": max(peak.values()) / min(peak.values())}
+
+
+def machine():
+    model = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    rustc = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True).stdout.split()
+    return {
+        "cpu": model[0] if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "rustc": rustc[1] if len(rustc) > 1 else "unknown",
+        "load": os.getloadavg()[0],
+    }
+
+
+def verdict(ok):
+    return "yes" if ok else "**no**"
+
+
+def tables(results):
+    facts = results["machine"]
+    print(f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GB; rustc {facts['rustc']}; "
+          f"load before the run {facts['load']:.1f}\n")
+    if "reading" in results:
+        part = results["reading"]
+        print(f"| Reading, one thread, {part['tiles']} tiles of {part['side_level0']} → 256 px | tiles/s | tiles per CPU second |")
+        print("|---|---:|---:|")
+        for name, rate in part["tiles_per_s"].items():
+            print(f"| {READERS.get(name, name)} | {rate['wall']:.0f} | {rate['cpu']:.0f} |")
+        print("\n| Ratio | by wall time | by CPU time | wanted | reached |\n|---|---:|---:|---:|---|")
+        for name, ratio in part["ratio"].items():
+            way, tool = name.split(" / ")
+            wanted, ok = WANTED[tool], min(ratio.values()) >= WANTED[tool]
+            print(f"| {way} / {READERS[tool]} | {ratio['wall']:.1f} | {ratio['cpu']:.1f} | {wanted} | {verdict(ok)} |")
+        print()
+    if "embed" in results:
+        part = results["embed"]
+        way, rate, ratio = part["bare_way"], part["tiles_per_s"], part["ratio"]
+        print(f"| {part['tiles']} tiles, all cores | tiles/s | tiles per CPU second |\n|---|---:|---:|")
+        print(f"| `paraffin embed`, whole run | {rate['paraffin']['wall']:.1f} | {rate['paraffin']['cpu']:.1f} |")
+        print(f"| bare ONNX session ({way['sessions']} × {way['threads']} threads, batch {way['batch']}) "
+              f"| {rate['bare']['wall']:.1f} | {rate['bare']['cpu']:.1f} |")
+        print("\n| Ratio | best rounds | median of rounds | by CPU time | wanted | reached |\n|---|---:|---:|---:|---:|---|")
+        print(f"| run / bare | {ratio['best']:.2f} | {ratio['median']:.2f} | {ratio['cpu']:.2f} | {WANTED['embed']} "
+              f"| {verdict(ratio['median'] >= WANTED['embed'])} |")
+        print(f"\nThe same features: cosine median {part['cosine']['median']:.5f}, least {part['cosine']['min']:.5f}.\n")
+    if "memory" in results:
+        part = results["memory"]
+        peak = part["peak_mb"]
+        ok = max(peak.values()) < WANTED["memory_mb"] and part["ratio"] <= WANTED["memory_ratio"]
+        print("| Peak memory of `paraffin embed` | medium | small | ratio | wanted | reached |\n|---|---:|---:|---:|---:|---|")
+        print(f"| | {peak['medium']:.0f} MB | {peak['small']:.0f} MB | {part['ratio']:.2f} "
+              f"| < {WANTED['memory_mb']:.0f} MB, ≤ {WANTED['memory_ratio']} | {verdict(ok)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, default=DATA / "medium_ycc420.svs")
+    parser.add_argument("--small", type=Path, default=DATA / "small_ycc420.svs", help="second slide for peak memory")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["reading", "embed", "memory"], action="append")
+    options = parser.parse_args()
+    parts = options.only or ["reading", "embed", "memory"]
+    results = {"machine": machine(), "slide": options.slide.name, "small": options.small.name}
+    program = built("build", "--release", "--bin", "paraffin")
+    for slide in (options.slide, options.small):
+        slide.read_bytes()  # from now on it lies in the file cache, for everybody
+    with tempfile.TemporaryDirectory(prefix="paraffin-compare-") as temporary:
+        for part in parts:
+            results[part] = globals()[part](options, program, Path(temporary))
+    (HERE / "last.json").write_text(json.dumps(results, indent=1) + "\n")
+    tables(results)
+
+
+if __name__ == "__main__":
+    main()
