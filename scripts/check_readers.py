@@ -5,12 +5,12 @@
     readers/bin/python scripts/check_readers.py out --clam CLAM --trident TRIDENT     # see requirements-readers.txt
 
 CLAM       Generic_MIL_Dataset with load_from_h5(True); --clam is a checkout of mahmoodlab/CLAM (GPL-3)
-TRIDENT    read_coords of trident/IO.py, and from the notebook of tutorial 3 the class H5Dataset and the statement that reads
-           a feature file for a heatmap; --trident is a checkout of mahmoodlab/TRIDENT (CC BY-NC-ND)
+TRIDENT    read_coords of trident/IO.py, and from the notebook of tutorial 3 the class H5Dataset and the statement that
+           reads a feature file for a heatmap; --trident is a checkout of mahmoodlab/TRIDENT (CC BY-NC-ND)
 torchmil   TridentWSIDataset, installed from PyPI
 
-None of the three may lie in this project, so checkouts are given by the user; without one its reader is skipped, and said to be.
-What a reader returns must be the file's own values, float32, and go through a linear layer, which is where float16 fails.
+Neither licence lets the code lie in this project, so the user gives checkouts; without one its reader is SKIPPED.
+What a reader returns must be the file's own values, float32, and pass a linear layer, which is where float16 fails.
 Exit codes: 0 all readers that ran took all files, 1 one did not, 2 nothing to check.
 """
 
@@ -115,29 +115,30 @@ def torchmil(_, bags, temporary):
     from torchmil.datasets import TridentWSIDataset
 
     features = bags[0].features_file.parent
-    # torchmil takes off a suffix from the names in the table, so an id with a dot in it needs one.
-    table = {"slide": [f"{bag.id}.svs" for bag in bags], "label": [1] * len(bags)}
-    pd.DataFrame(table).to_csv(temporary / "torchmil.csv", index=False)
-    dataset = TridentWSIDataset(
-        base_path=f"{features.parent}/",
-        labels_path=str(temporary / "torchmil.csv"),
-        feature_extractor=features.name.removeprefix("features_"),
-        wsi_names=[bag.id for bag in bags],
-        # Level-0 pixels: torchmil divides the coordinates by it; neighbours are then one apart.
-        patch_size=int(bags[0].attributes["patch_size_level0"]),
-        bag_keys=["X", "Y", "adj", "coords"],
-        wsi_name_col="slide",
-        wsi_label_col="label",
-    )
-    must(len(dataset) == len(bags), f"{len(dataset)} slides")
-    for row, bag in enumerate(bags):
-        got = dataset[row]
+    # torchmil takes a suffix off the names in this table, again at each bag: "a.b" would not be found.
+    pd.DataFrame({"slide": [bag.id for bag in bags], "label": 1}).to_csv(temporary / "torchmil.csv", index=False)
+
+    def dataset(bag):
+        return TridentWSIDataset(
+            base_path=f"{features.parent}/",
+            labels_path=str(temporary / "torchmil.csv"),
+            feature_extractor=features.name.removeprefix("features_"),
+            wsi_names=[bag.id],
+            # Level-0 pixels, not tile_px: torchmil divides the coordinates by it; neighbours are those one apart.
+            # It has one for all slides; those of another resolution need a dataset of their own.
+            patch_size=int(bag.attributes["patch_size_level0"]),
+            bag_keys=["X", "Y", "adj", "coords"],
+            wsi_name_col="slide",
+            wsi_label_col="label",
+        )
+
+    for bag in bags:
+        (got,) = dataset(bag)
         check_features(got["X"], bag)
         side = int(bag.attributes["patch_size_level0"])
         must(np.array_equal(got["coords"].numpy(), bag.coords // side), "other coords")
-        near = np.abs(bag.coords[:, None] - bag.coords[None]).max(-1) <= side
-        edges = int(near.sum()) - len(bag.coords)
-        must(got["adj"].coalesce()._nnz() in (edges, edges + len(bag.coords)), "neighbours are not found")
+        edges = int((np.abs(bag.coords[:, None] - bag.coords[None]).max(-1) <= side).sum()) - len(bag.coords)
+        must(got["adj"].coalesce()._nnz() in (edges, edges + len(bag.coords)), "other neighbours")
         yield f"X {tuple(got['X'].shape)} {got['X'].dtype}, Y {got['Y'].tolist()}, {edges} neighbour edges"
 
 

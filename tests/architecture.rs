@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// The rooms from the bottom up. A room may import from itself and from lower floors.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["digest", "resample", "runtime"],
+    &["digest"],
+    &["resample", "runtime"],
     &["codec", "record", "tissue"],
     &["slide"],
     &["tiling", "encoder"],

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ pub struct Progress {
     bars: Option<Bars>,
     lines: bool,
     slides: u64,
+    told: AtomicU64,
     started: Instant,
 }
 
@@ -34,7 +35,13 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let bars = kind == ProgressKind::Bars || (kind == ProgressKind::Auto && terminal);
         let lines = kind == ProgressKind::Lines || (kind == ProgressKind::Auto && !terminal);
-        Progress { bars: bars.then(|| Bars::start(slides, meter.clone())), lines, slides, started: Instant::now() }
+        Progress {
+            bars: bars.then(|| Bars::start(slides, meter.clone())),
+            lines,
+            slides,
+            told: AtomicU64::new(0),
+            started: Instant::now(),
+        }
     }
 
     /// Whether anything is shown.
@@ -57,7 +64,7 @@ impl Progress {
 
     /// Prints how far the run is, after a slide: number, share of tiles a second, time left.
     pub fn slide_line(&self, meter: &Meter, text: &str) {
-        let finished = meter.slides_done.get() + meter.slides_failed.get() + 1;
+        let finished = self.told.fetch_add(1, Ordering::Relaxed) + 1;
         let rate = meter.tiles_done.get() as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         self.line(&format!("[{finished}/{}] {text} ({rate:.0} tiles/s overall)", self.slides));
     }

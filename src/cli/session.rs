@@ -151,7 +151,7 @@ impl Session {
             let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
             eprint!("{table}");
         }
-        if shown && result.is_ok() {
+        if shown && result.is_ok() && meter.slides_done.get() > 0 {
             eprintln!("{} in \"{}\"", job.goal_name(), job.grid_dir().display());
         }
         result?;

@@ -12,6 +12,9 @@ use crate::slide::{Level, Slide};
 use crate::tiling::{self, LevelGeometry, ReadPlan, TilingOptions};
 use crate::tissue::{self, OtsuOptions, TissueMask, TissueMethod};
 
+/// Longest side that overviews have at least, where the slide has as many pixels.
+const OVERVIEW_PX: f64 = 1024.0;
+
 /// A slide to work on.
 #[derive(Clone, Debug)]
 pub struct SlideSpec {
@@ -100,14 +103,19 @@ pub fn prepare(spec: &SlideSpec, options: &PrepareOptions) -> Result<PlannedSlid
     let plan = ReadPlan::new(&geometry(&slide), mpp.mean(), &options.tiling)?;
     let mut warnings = slide.info().notes.clone();
     let (width, height) = (slide.level0().width, slide.level0().height);
-    let low_power = lowpower::read(&slide, options.otsu.mask_mpp / mpp.mean(), options.allow_failed_tiles)?;
+    // Small slides get a finer picture, for people; tissue is always looked for at the same resolution.
+    let mask_downsample = options.otsu.mask_mpp / mpp.mean();
+    let finest = f64::from(width.max(height)) / OVERVIEW_PX;
+    let low_power = lowpower::read(&slide, mask_downsample.min(finest).max(1.0), options.allow_failed_tiles)?;
     if low_power.failed_blocks > 0 {
         warnings.push(format!(
             "{} blocks could not be decoded while tissue was looked for and count as background",
             low_power.failed_blocks
         ));
     }
-    let (mask, details) = find_tissue(&slide, &low_power, mpp, options, &mut warnings)?;
+    let reduced = low_power.reduced(mask_downsample);
+    let picture = reduced.as_ref().unwrap_or(&low_power);
+    let (mask, details) = find_tissue(&slide, picture, mpp, options, &mut warnings)?;
     let side = f64::from(plan.tile_size_level0);
     let least = options.tiling.min_tissue_fraction;
     let all = options.tissue == TissueMethod::None;

@@ -17,6 +17,31 @@ pub struct LowPower {
     pub failed_blocks: u64,
 }
 
+impl LowPower {
+    /// The picture averaged further, to about `wanted` level-0 pixels per pixel; `None` where it is as coarse already.
+    #[must_use]
+    pub fn reduced(&self, wanted: f64) -> Option<LowPower> {
+        let average = (wanted * SLACK / self.downsample).floor() as usize;
+        if average < 2 {
+            return None;
+        }
+        let (width, height) = (self.image.width() as usize, self.image.height() as usize);
+        let mut averager = Averager::new(width, height, average);
+        for line in self.image.as_raw().chunks_exact(width * 3) {
+            averager.add(line, 0);
+            averager.end_line();
+        }
+        Some(LowPower {
+            image: averager.image,
+            downsample: self.downsample * average as f64,
+            failed_blocks: self.failed_blocks,
+        })
+    }
+}
+
+/// A tenth coarser than wanted is as good; it saves decoding the next finer level.
+const SLACK: f64 = 1.1;
+
 /// How a low-power picture is made of a level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reduction {
@@ -32,8 +57,7 @@ pub struct Reduction {
 /// decoder's reduction, then averaging.
 #[must_use]
 pub fn reduction(levels: &[Level], wanted: f64) -> Reduction {
-    // A tenth coarser than wanted is as good; it saves decoding the next finer level.
-    let most = wanted * 1.1;
+    let most = wanted * SLACK;
     let level = levels.iter().rposition(|l| l.downsample <= most).unwrap_or(0);
     let Level { downsample, coding, block_width, block_height, .. } = levels[level];
     let scale = [Scale::Eighth, Scale::Quarter, Scale::Half]
@@ -59,10 +83,7 @@ pub fn read(slide: &Slide, wanted: f64, allow_failed: u64) -> Result<LowPower> {
     let (block_w, block_h) = ((level.block_width / divisor) as usize, (level.block_height / divisor) as usize);
     let width = level.width.div_ceil(divisor) as usize;
     let height = level.height.div_ceil(divisor) as usize;
-    let average = average as usize;
-    let (out_w, out_h) = (width.div_ceil(average), height.div_ceil(average));
-    let mut image = image::RgbImage::new(out_w as u32, out_h as u32);
-    let mut sums = vec![0u32; out_w * 3];
+    let mut averager = Averager::new(width, height, average as usize);
     let mut blocks: Vec<Vec<u8>> = (0..columns).map(|_| Vec::new()).collect();
     let mut failed_blocks = 0;
     for row in 0..rows {
@@ -90,33 +111,59 @@ pub fn read(slide: &Slide, wanted: f64, allow_failed: u64) -> Result<LowPower> {
             for (col, block) in blocks.iter().enumerate() {
                 let left = col * block_w;
                 let pixels = &block[y * block_w * 3..(y * block_w + block_w.min(width - left)) * 3];
-                add(&mut sums, pixels, left, average);
+                averager.add(pixels, left);
             }
-            let line = top + y;
-            if (line + 1) % average == 0 || line + 1 == height {
-                let lines = line % average + 1;
-                let out_y = line / average;
-                for x in 0..out_w {
-                    let count = (lines * average.min(width - x * average)) as u32;
-                    let at = (out_y * out_w + x) * 3;
-                    for c in 0..3 {
-                        image.as_mut()[at + c] = ((sums[x * 3 + c] + count / 2) / count) as u8;
-                    }
-                }
-                sums.fill(0);
+            averager.end_line();
+        }
+    }
+    let downsample = level.downsample * f64::from(divisor) * f64::from(average);
+    Ok(LowPower { image: averager.image, downsample, failed_blocks })
+}
+
+/// Averages squares of pixels, line by line; squares at the right and lower edge may be smaller.
+struct Averager {
+    image: image::RgbImage,
+    width: usize,
+    height: usize,
+    side: usize,
+    line: usize,
+    sums: Vec<u32>,
+}
+
+impl Averager {
+    fn new(width: usize, height: usize, side: usize) -> Self {
+        let (out_w, out_h) = (width.div_ceil(side), height.div_ceil(side));
+        let image = image::RgbImage::new(out_w as u32, out_h as u32);
+        Averager { image, width, height, side, line: 0, sums: vec![0; out_w * 3] }
+    }
+
+    /// Adds RGB pixels of the current line, beginning at pixel `left`.
+    fn add(&mut self, pixels: &[u8], left: usize) {
+        for (i, pixel) in pixels.chunks_exact(3).enumerate() {
+            let at = (left + i) / self.side * 3;
+            for c in 0..3 {
+                self.sums[at + c] += u32::from(pixel[c]);
             }
         }
     }
-    Ok(LowPower { image, downsample: level.downsample * f64::from(divisor) * average as f64, failed_blocks })
-}
 
-/// Adds a row of RGB pixels that starts at `left` to the sums of `average` pixels each.
-fn add(sums: &mut [u32], pixels: &[u8], left: usize, average: usize) {
-    for (i, pixel) in pixels.chunks_exact(3).enumerate() {
-        let at = (left + i) / average * 3;
-        for c in 0..3 {
-            sums[at + c] += u32::from(pixel[c]);
+    /// Ends the current line; every `side` lines give a line of the picture.
+    fn end_line(&mut self) {
+        self.line += 1;
+        if !self.line.is_multiple_of(self.side) && self.line != self.height {
+            return;
         }
+        let lines = (self.line - 1) % self.side + 1;
+        let out_w = self.sums.len() / 3;
+        let out_y = (self.line - 1) / self.side;
+        for x in 0..out_w {
+            let count = (lines * self.side.min(self.width - x * self.side)) as u32;
+            let at = (out_y * out_w + x) * 3;
+            for c in 0..3 {
+                self.image.as_mut()[at + c] = ((self.sums[x * 3 + c] + count / 2) / count) as u8;
+            }
+        }
+        self.sums.fill(0);
     }
 }
 
@@ -127,6 +174,17 @@ mod tests {
 
     fn level(downsample: f64, coding: Coding) -> Level {
         Level { width: 1000, height: 1000, downsample, block_width: 256, block_height: 256, coding }
+    }
+
+    #[test]
+    fn squares_are_averaged_also_at_the_edges() {
+        let image = image::RgbImage::from_fn(5, 3, |x, y| image::Rgb([(x * 10) as u8, (y * 10) as u8, 7]));
+        let low = LowPower { image, downsample: 4.0, failed_blocks: 0 };
+        assert!(low.reduced(7.0).is_none());
+        let low = low.reduced(8.0).expect("coarser");
+        assert_eq!((low.image.dimensions(), low.downsample), ((3, 2), 8.0));
+        assert_eq!(low.image.get_pixel(0, 0).0, [5, 5, 7]);
+        assert_eq!(low.image.get_pixel(2, 1).0, [40, 20, 7]);
     }
 
     #[test]
