@@ -284,7 +284,8 @@ mod tests {
     fn level_scale_and_footprint() {
         use DecodeMode::{Exact, Scaled};
         // (downsamples, mpp, target, decode) -> (level, scale, tile_size_level0, source_px)
-        let table: &[(&[f64], f64, f64, DecodeMode, usize, u32, u32, f64)] = &[
+        type Case<'a> = (&'a [f64], f64, f64, DecodeMode, usize, u32, u32, f64);
+        let table: &[Case] = &[
             (&[1.0, 4.0, 16.0], 0.2525, 0.5, Scaled, 0, 2, 512, 256.0),
             (&[1.0, 4.0, 16.0], 0.2525, 0.5, Exact, 0, 1, 512, 512.0),
             (&[1.0], 0.499, 0.5, Scaled, 0, 1, 256, 256.0),

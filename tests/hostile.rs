@@ -23,6 +23,7 @@ struct Verdict {
 }
 
 /// Runs `paraffin embed` on one file. Its peak memory comes from the kernel's account of the ended process.
+#[allow(clippy::zombie_processes, reason = "waited for with wait4, which tells its peak memory")]
 fn embed(slide: &Path, out: &Path) -> Verdict {
     let started = Instant::now();
     let log = out.with_extension("log");

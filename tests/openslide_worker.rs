@@ -64,7 +64,7 @@ fn data() -> Option<PathBuf> {
 
 /// The hostile files, unpacked.
 fn hostile(data: &Path) -> Option<tempfile::TempDir> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("holds in this test");
     let tar = Command::new("tar").arg("xf").arg(data.join("hostile.tar.xz")).arg("-C").arg(dir.path()).status();
     if !tar.is_ok_and(|status| status.success()) {
         eprintln!("skipped: hostile.tar.xz cannot be unpacked (tar, xz)");
@@ -89,7 +89,8 @@ fn block(slide: &dyn SlideReader, level: usize, col: u32, row: u32) -> paraffin:
 }
 
 fn signal(name: &str, process: u32) {
-    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().unwrap();
+    let status =
+        Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().expect("holds in this test");
     assert!(status.success());
 }
 
@@ -98,7 +99,15 @@ fn signal(name: &str, process: u32) {
 fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
     let path = dir.join(name);
     let write = "printf '#!/bin/sh\n%s\n' \"$2\" > \"$1\" && chmod +x \"$1\"";
-    assert!(Command::new("sh").args(["-c", write, "sh"]).arg(&path).arg(body).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", write, "sh"])
+            .arg(&path)
+            .arg(body)
+            .status()
+            .expect("holds in this test")
+            .success()
+    );
     path
 }
 
@@ -108,18 +117,18 @@ fn pixels_are_openslides() {
     let mut slide: Option<(&str, OpenSlideReader)> = None;
     for line in GOLDEN.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let number = |at: usize| fields[at].parse::<u32>().unwrap();
+        let number = |at: usize| fields[at].parse::<u32>().expect("holds in this test");
         let (level, width, height, col, row) = (number(2) as usize, number(3), number(4), number(5), number(6));
         if slide.as_ref().is_none_or(|(name, _)| *name != fields[0]) {
-            slide = Some((fields[0], open(&data.join(fields[0])).unwrap()));
+            slide = Some((fields[0], open(&data.join(fields[0])).expect("holds in this test")));
         }
-        let (_, slide) = slide.as_ref().unwrap();
+        let (_, slide) = slide.as_ref().expect("holds in this test");
         assert_eq!(slide.info().format, fields[1]);
         assert!(slide.info().reader.starts_with("openslide "), "{}", slide.info().reader);
         let about = &slide.info().levels[level];
         assert_eq!((about.width, about.height), (width, height), "{line}");
 
-        let (kind, rgb) = block(slide, level, col, row).unwrap();
+        let (kind, rgb) = block(slide, level, col, row).expect("holds in this test");
         assert_eq!(kind, BlockKind::Decoded);
         let cols = SIDE.min(width as usize - col as usize * SIDE);
         let rows = SIDE.min(height as usize - row as usize * SIDE);
@@ -139,7 +148,7 @@ fn pixels_are_openslides() {
 #[test]
 fn what_a_slide_states() {
     let Some(data) = data() else { return };
-    let ndpi = open(&data.join("real/ndpi/test3-TRITC-2-560.ndpi")).unwrap();
+    let ndpi = open(&data.join("real/ndpi/test3-TRITC-2-560.ndpi")).expect("holds in this test");
     let info = ndpi.info();
     assert_eq!(
         info.levels.iter().map(|level| level.downsample).collect::<Vec<_>>(),
@@ -152,7 +161,7 @@ fn what_a_slide_states() {
     for field in ["hamamatsu.Created", "hamamatsu.NDP.S/N", "tiff.DateTime"] {
         assert!(info.identifying_fields.iter().any(|name| name == field), "{field}: {:?}", info.identifying_fields);
     }
-    let boxes = open(&data.join("real/generic-tiff/boxes.tiff")).unwrap();
+    let boxes = open(&data.join("real/generic-tiff/boxes.tiff")).expect("holds in this test");
     let info = boxes.info();
     assert_eq!(info.levels.iter().map(|level| level.downsample).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0]);
     assert!(info.icc_profile && info.identifying_fields.is_empty(), "{:?}", info.identifying_fields);
@@ -160,12 +169,12 @@ fn what_a_slide_states() {
     assert_eq!(info.stated_mpp[0].source, MppSource::TiffResolution);
     assert_eq!(boxes.property("tiff.ResolutionUnit"), Some("centimeter"));
 
-    let dicom = open(&data.join("real/dicom/openslide-boxes/boxes_0.dcm")).unwrap();
+    let dicom = open(&data.join("real/dicom/openslide-boxes/boxes_0.dcm")).expect("holds in this test");
     assert_eq!(dicom.info().stated_mpp[0].source, MppSource::OmeDicom);
     assert!(dicom.info().identifying_fields.iter().any(|name| name == "dicom.StudyInstanceUID"));
     assert!(!dicom.info().identifying_fields.iter().any(|name| name == "dicom.PatientName"), "it is empty");
 
-    let svs = open(&data.join("composed/small_ycc420.svs")).unwrap();
+    let svs = open(&data.join("composed/small_ycc420.svs")).expect("holds in this test");
     for field in
         ["aperio.Filename", "aperio.Date", "aperio.Time", "aperio.User", "aperio.ScanScope ID", "openslide.comment"]
     {
@@ -176,7 +185,7 @@ fn what_a_slide_states() {
 #[test]
 fn vendors_are_detected() {
     let Some(data) = data() else { return };
-    let vendor = |name: &str| openslide::detect(&data.join(name)).unwrap();
+    let vendor = |name: &str| openslide::detect(&data.join(name)).expect("holds in this test");
     assert_eq!(vendor("composed/philips.tiff").as_deref(), Some("philips"));
     assert_eq!(vendor("README.md"), None);
     assert_eq!(vendor("real/ndpi/test3-TRITC-2-560.ndpi").as_deref(), Some("hamamatsu"));
@@ -200,7 +209,7 @@ fn files_that_abort_openslide_are_errors() {
     ] {
         let slide = open(&root.join(name)).err().map(|e| e.to_string());
         let why = slide.unwrap_or_else(|| {
-            let slide = open(&root.join(name)).unwrap();
+            let slide = open(&root.join(name)).expect("holds in this test");
             block(&slide, 0, 0, 0).unwrap_err().to_string()
         });
         assert!(why.ends_with(words), "{name}: {why}");
@@ -215,8 +224,8 @@ fn no_hostile_file_harms() {
     let Some(dir) = hostile(&data) else { return };
     let root = dir.path().join("hostile");
     let (mut files, mut opened) = (0, 0);
-    for line in fs::read_to_string(data.join("hostile_openslide.tsv")).unwrap().lines() {
-        let (name, expected) = line.split_once('\t').unwrap();
+    for line in fs::read_to_string(data.join("hostile_openslide.tsv")).expect("holds in this test").lines() {
+        let (name, expected) = line.split_once('\t').expect("holds in this test");
         let path = root.join(name);
         if !path.is_file() {
             eprintln!("{name}: not in the archive");
@@ -244,8 +253,11 @@ fn no_hostile_file_harms() {
         }
         if let Err(e) = verdict {
             let e = e.to_string();
-            let stem = path.file_stem().unwrap().to_str().unwrap();
-            assert!(!e.contains(stem) && !e.contains(dir.path().to_str().unwrap()), "{name} is named: {e}");
+            let stem = path.file_stem().expect("holds in this test").to_str().expect("holds in this test");
+            assert!(
+                !e.contains(stem) && !e.contains(dir.path().to_str().expect("holds in this test")),
+                "{name} is named: {e}"
+            );
         }
     }
     assert!(files > 50 && opened > 20, "{files} files, {opened} opened");
@@ -254,8 +266,8 @@ fn no_hostile_file_harms() {
 #[test]
 fn a_killed_process_is_an_error_and_the_next_read_works() {
     let Some(data) = data() else { return };
-    let slide =
-        OpenSlideReader::open_with(&data.join("composed/philips.tiff"), Options { workers: 1, ..options() }).unwrap();
+    let slide = OpenSlideReader::open_with(&data.join("composed/philips.tiff"), Options { workers: 1, ..options() })
+        .expect("holds in this test");
     let [process] = slide.idle_processes()[..] else { panic!("one process after opening") };
     signal("STOP", process);
     let result = thread::scope(|scope| {
@@ -263,14 +275,14 @@ fn a_killed_process_is_an_error_and_the_next_read_works() {
         thread::sleep(Duration::from_millis(300));
         assert!(!reading.is_finished());
         signal("KILL", process);
-        reading.join().unwrap()
+        reading.join().expect("holds in this test")
     });
     let why = result.unwrap_err();
     assert!(
         matches!(&why, Error::Block { level: 0, col: 3, row: 3, why } if why.contains("was killed (signal 9")),
         "{why}"
     );
-    assert_eq!(block(&slide, 0, 3, 3).unwrap().0, BlockKind::Decoded);
+    assert_eq!(block(&slide, 0, 3, 3).expect("holds in this test").0, BlockKind::Decoded);
     assert_ne!(slide.idle_processes(), [process]);
 }
 
@@ -278,7 +290,7 @@ fn a_killed_process_is_an_error_and_the_next_read_works() {
 fn a_process_that_does_not_answer_is_given_up() {
     let Some(data) = data() else { return };
     let options = Options { workers: 1, read_timeout: Duration::from_millis(400), ..options() };
-    let slide = OpenSlideReader::open_with(&data.join("composed/philips.tiff"), options).unwrap();
+    let slide = OpenSlideReader::open_with(&data.join("composed/philips.tiff"), options).expect("holds in this test");
     let [process] = slide.idle_processes()[..] else { panic!("one process after opening") };
     signal("STOP", process);
     let why = block(&slide, 1, 0, 0).unwrap_err().to_string();
@@ -286,11 +298,12 @@ fn a_process_that_does_not_answer_is_given_up() {
     assert!(!Path::new(&format!("/proc/{process}")).exists(), "it was killed");
     assert!(block(&slide, 1, 0, 0).is_ok());
 
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("holds in this test");
     let program = script(dir.path(), "sleeper", "exec sleep 30");
     let options = Options { program, open_timeout: Duration::from_millis(300), ..Options::default() };
     let start = Instant::now();
-    let why = OpenSlideReader::open_with(&data.join("composed/philips.tiff"), options).err().unwrap();
+    let why =
+        OpenSlideReader::open_with(&data.join("composed/philips.tiff"), options).err().expect("holds in this test");
     assert_eq!(why.to_string(), "damaged slide: OpenSlide did not answer in 0.3 s");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
@@ -299,9 +312,9 @@ fn a_process_that_does_not_answer_is_given_up() {
 fn threads_share_few_processes_and_get_the_same_pixels() {
     let Some(data) = data() else { return };
     let path = data.join("composed/philips.tiff");
-    let slide = OpenSlideReader::open_with(&path, Options { workers: 3, ..options() }).unwrap();
+    let slide = OpenSlideReader::open_with(&path, Options { workers: 3, ..options() }).expect("holds in this test");
     let (cols, rows) = slide.info().levels[2].block_grid();
-    let read = |(col, row)| block(&slide, 2, col, row).unwrap();
+    let read = |(col, row)| block(&slide, 2, col, row).expect("holds in this test");
     let all: Vec<(u32, u32)> = (0..rows).flat_map(|row| (0..cols).map(move |col| (col, row))).collect();
     let alone: Vec<_> = all.iter().copied().map(read).collect();
     thread::scope(|scope| {
@@ -311,8 +324,8 @@ fn threads_share_few_processes_and_get_the_same_pixels() {
     });
     let processes = slide.idle_processes();
     assert!((1..=3).contains(&processes.len()), "{processes:?}");
-    let limits = fs::read_to_string(format!("/proc/{}/limits", processes[0])).unwrap();
-    let address_space = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", processes[0])).expect("holds in this test");
+    let address_space = limits.lines().find(|line| line.starts_with("Max address space")).expect("holds in this test");
     assert!(address_space.contains("2147483648"), "{address_space}");
     drop(slide);
     assert!(processes.iter().all(|process| !Path::new(&format!("/proc/{process}")).exists()), "none is left behind");
@@ -322,8 +335,8 @@ fn threads_share_few_processes_and_get_the_same_pixels() {
 fn sparse_blocks_are_background() {
     let Some(data) = data() else { return };
     let Some(dir) = hostile(&data) else { return };
-    let slide = open(&dir.path().join("hostile/bomb_sparse_valid_500k.svs")).unwrap();
-    let (kind, rgb) = block(&slide, 0, 100, 100).unwrap();
+    let slide = open(&dir.path().join("hostile/bomb_sparse_valid_500k.svs")).expect("holds in this test");
+    let (kind, rgb) = block(&slide, 0, 100, 100).expect("holds in this test");
     assert_eq!(kind, BlockKind::Background);
     assert!(rgb.iter().all(|value| *value == 255));
 }
@@ -331,7 +344,7 @@ fn sparse_blocks_are_background() {
 #[test]
 fn wrong_requests_are_refused() {
     let Some(data) = data() else { return };
-    let slide = open(&data.join("real/generic-tiff/boxes.tiff")).unwrap();
+    let slide = open(&data.join("real/generic-tiff/boxes.tiff")).expect("holds in this test");
     assert!(matches!(block(&slide, 4, 0, 0), Err(Error::Block { .. })));
     assert!(matches!(block(&slide, 0, 1, 0), Err(Error::Block { .. })));
     let at = BlockAt { level: 0, row: 0, col: 0 };
@@ -343,9 +356,9 @@ fn wrong_requests_are_refused() {
 
 #[test]
 fn a_missing_library_says_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("holds in this test");
     let slide = dir.path().join("slide.svs");
-    fs::write(&slide, "II*\0").unwrap();
+    fs::write(&slide, "II*\0").expect("holds in this test");
     let library_error = |name: &str, variables: &str| {
         let program = script(dir.path(), name, &format!("{variables} exec '{PARAFFIN}' \"$@\""));
         match OpenSlideReader::open_with(&slide, Options { program, ..Options::default() }) {
@@ -353,7 +366,8 @@ fn a_missing_library_says_what_to_do() {
             _ => None,
         }
     };
-    let why = library_error("named", "OPENSLIDE_DYLIB_PATH=/nonexistent/libopenslide.so.1").unwrap();
+    let why =
+        library_error("named", "OPENSLIDE_DYLIB_PATH=/nonexistent/libopenslide.so.1").expect("holds in this test");
     assert!(
         why.starts_with("OpenSlide cannot be loaded from where OPENSLIDE_DYLIB_PATH points: /nonexistent/"),
         "{why}"
@@ -374,24 +388,24 @@ fn a_missing_library_says_what_to_do() {
 
 #[test]
 fn a_process_ends_with_its_parent() {
-    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (ours, theirs) = UnixStream::pair().expect("holds in this test");
     let mut child = Command::new(PARAFFIN)
         .arg(WORKER_COMMAND)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
+        .expect("holds in this test");
     let mut greeting = [0; 5];
-    (&ours).read_exact(&mut greeting).unwrap();
+    (&ours).read_exact(&mut greeting).expect("holds in this test");
     // Neither Ctrl-C nor a scheduler's signal ends it; the parent does.
     signal("INT", child.id());
     signal("TERM", child.id());
     thread::sleep(Duration::from_millis(100));
-    assert!(child.try_wait().unwrap().is_none());
+    assert!(child.try_wait().expect("holds in this test").is_none());
     drop(ours);
     let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
+    while child.try_wait().expect("holds in this test").is_none() {
         assert!(start.elapsed() < Duration::from_secs(5), "it outlives its parent");
         thread::sleep(Duration::from_millis(10));
     }

@@ -67,7 +67,9 @@ def tiles(slide, features, px, out):
     image = openslide.OpenSlide(slide)
     pixels = np.empty((len(coords), px, px, 3), np.uint8)
     for row, (x, y) in enumerate(coords.tolist()):
-        tile = image.read_region((x, y), 0, (side, side)).convert("RGB")
+        tile = image.read_region((x, y), 0, (side, side))
+        # Outside the slide OpenSlide is transparent, and convert("RGB") alone would make it black.
+        tile = Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile).convert("RGB")
         pixels[row] = np.asarray(tile.resize((px, px), Image.Resampling.BILINEAR))
     np.save(out, pixels)
     return {"tiles": len(coords), "patch_size_level0": side}

@@ -97,7 +97,7 @@ pub struct SlideArgs {
     /// Slides, or directories that are searched to the bottom
     #[arg(value_name = "SLIDE|DIR", required_unless_present = "slide_list")]
     pub slides: Vec<PathBuf>,
-    /// CSV file with the columns path[,mpp][,id]
+    /// CSV file with the columns path, and where wanted mpp and id
     #[arg(long, value_name = "CSV", help_heading = "Slides")]
     pub slide_list: Option<PathBuf>,
     /// Resolution of level 0 in µm per pixel, for all slides; overrides what they state

@@ -158,7 +158,7 @@ fn narrow(row: &mut [u8], big_endian: bool) {
 fn rgb_of(pixel: &[u8], samples: Samples) -> [u8; 3] {
     let grey = |v: u8| if samples.white_is_zero { 255 - v } else { v };
     let colours = if pixel.len() < 3 { [grey(pixel[0]); 3] } else { [pixel[0], pixel[1], pixel[2]] };
-    let Some(&alpha) = (pixel.len() % 2 == 0).then(|| pixel.last()).flatten() else { return colours };
+    let Some(&alpha) = pixel.len().is_multiple_of(2).then(|| pixel.last()).flatten() else { return colours };
     match samples.alpha {
         Alpha::Ignored => colours,
         Alpha::Associated => colours.map(|c| c.saturating_add(255 - alpha)),

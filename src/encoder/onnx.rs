@@ -210,14 +210,12 @@ impl OnnxEncoder {
 fn builder(options: SessionOptions) -> Result<SessionBuilder> {
     let library = library()?;
     let builder = Session::builder(&library.environment).map_err(failed)?;
-    let builder = builder
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .and_then(|b| b.with_intra_threads(options.threads.max(1)))
-        .and_then(|b| b.with_inter_threads(1))
-        // Spinning workers would take the cores that decode the next tiles.
-        .and_then(|b| b.with_intra_op_spinning(false))
-        .and_then(|b| b.with_deterministic_compute(true))
-        .map_err(failed)?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(failed)?;
+    let builder = builder.with_intra_threads(options.threads.max(1)).map_err(failed)?;
+    let builder = builder.with_inter_threads(1).map_err(failed)?;
+    // Spinning workers would take the cores that decode the next tiles.
+    let builder = builder.with_intra_op_spinning(false).map_err(failed)?;
+    let builder = builder.with_deterministic_compute(true).map_err(failed)?;
     match options.device {
         Device::Cpu => Ok(builder),
         Device::Cuda(card) => cuda(builder, card),

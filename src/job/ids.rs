@@ -33,6 +33,7 @@ struct Claim {
 /// [`Error::Write`] where OUT cannot be written, [`Error::Usage`] where the slide list gives one id to two slides.
 pub fn assign(out: &Path, slides: &[Found], invalidate: &dyn Fn(&str) -> Result<()>) -> Result<Vec<String>> {
     let directory = out.join(PRIVATE).join("ids");
+    publish::create_dir_all(&directory).map_err(|e| Error::write(format!("{PRIVATE}/ids"), e))?;
     let fingerprints: Vec<String> = slides.par_iter().map(|s| fingerprint(&s.path)).collect();
     let mut taken = std::collections::HashSet::new();
     let mut ids = Vec::with_capacity(slides.len());

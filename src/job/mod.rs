@@ -134,9 +134,7 @@ impl Job {
         let made = |what: &str, result: io::Result<()>| result.map_err(|e| Error::write(what, e));
         made("OUT", publish::create_dir_all(&private))?;
         made(PRIVATE, fs::set_permissions(&private, fs::Permissions::from_mode(0o700)))?;
-        for directory in ["ids", "failures"] {
-            made(PRIVATE, publish::create_dir_all(&private.join(directory)))?;
-        }
+        made(PRIVATE, publish::create_dir_all(&private.join("failures")))?;
         for artefact in [Some(&self.patches), self.features.as_ref()].into_iter().flatten() {
             let records = format!("records/{}", artefact.name);
             let directories = [artefact.name.as_str(), &records, "contracts"];

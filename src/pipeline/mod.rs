@@ -42,6 +42,9 @@ pub struct Counts {
     pub failed: u64,
 }
 
+/// Takes a slide whose rows are all written.
+pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Counts) -> Result<()> + Sync + 'a;
+
 /// What the pipeline hands to its caller; called from its threads.
 pub struct Hooks<'a> {
     /// Asked when a slide's turn comes: another worker may have done it meanwhile.
@@ -49,7 +52,7 @@ pub struct Hooks<'a> {
     /// Opens the feature file of a slide.
     pub open_writer: &'a (dyn Fn(&PlannedSlide) -> Result<Box<dyn FeatureWriter>> + Sync),
     /// Takes a slide whose rows are all written; makes it count as done.
-    pub publish: &'a (dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Counts) -> Result<()> + Sync),
+    pub publish: &'a Publish<'a>,
     /// Hears of a slide that failed; the run goes on.
     pub failed: &'a (dyn Fn(&SlideSpec, &Error) + Sync),
 }

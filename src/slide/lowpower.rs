@@ -141,8 +141,8 @@ impl Averager {
     fn add(&mut self, pixels: &[u8], left: usize) {
         for (i, pixel) in pixels.chunks_exact(3).enumerate() {
             let at = (left + i) / self.side * 3;
-            for c in 0..3 {
-                self.sums[at + c] += u32::from(pixel[c]);
+            for (sum, value) in self.sums[at..at + 3].iter_mut().zip(pixel) {
+                *sum += u32::from(*value);
             }
         }
     }
