@@ -115,8 +115,10 @@ def torchmil(_, bags, temporary):
     from torchmil.datasets import TridentWSIDataset
 
     features = bags[0].features_file.parent
-    # torchmil takes a suffix off the names in this table, again at each bag: "a.b" would not be found.
-    pd.DataFrame({"slide": [bag.id for bag in bags], "label": 1}).to_csv(temporary / "torchmil.csv", index=False)
+    # torchmil takes a suffix off the names in this table once for each bag that it loads: in a dataset of several bags an
+    # id with a dot in it gets no label.
+    table = pd.DataFrame({"slide": [f"{bag.id}.svs" for bag in bags], "label": 1})
+    table.to_csv(temporary / "torchmil.csv", index=False)
 
     def dataset(bag):
         return TridentWSIDataset(
@@ -135,6 +137,7 @@ def torchmil(_, bags, temporary):
     for bag in bags:
         (got,) = dataset(bag)
         check_features(got["X"], bag)
+        must(got["Y"].tolist() == [1], f"label {got['Y'].tolist()}")
         side = int(bag.attributes["patch_size_level0"])
         must(np.array_equal(got["coords"].numpy(), bag.coords // side), "other coords")
         edges = int((np.abs(bag.coords[:, None] - bag.coords[None]).max(-1) <= side).sum()) - len(bag.coords)

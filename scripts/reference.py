@@ -72,15 +72,20 @@ def features(args):
     grid = np.array([(x, y) for y in range(0, height, step) for x in range(0, width, step)], dtype=np.int64)
     rows = np.linspace(0, len(grid) - 1, min(args.limit, len(grid))).astype(int)
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
-    name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
+    name, shape, kind = (lambda i: (i.name, i.shape, i.type))(session.get_inputs()[0])
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     wanted = []
     for row in rows:
         x, y = map(int, grid[row])
         px = side // downsample
         tile = rgb(slide.read_region((x, y), level, (px, px)))
         tile = tile.resize((tile_px, tile_px), Image.Resampling.BILINEAR)
-        tile = tile.resize((shape[1], shape[1]), Image.Resampling.BILINEAR)
-        wanted.append(session.run(None, {name: np.asarray(tile)[None]})[0][0])
+        side_px = shape[2]
+        tile = np.asarray(tile.resize((side_px, side_px), Image.Resampling.BILINEAR))[None]
+        if "float" in kind:
+            # torchvision's ToTensor and Normalize with ImageNet's values.
+            tile = ((tile.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+        wanted.append(session.run(None, {name: tile})[0][0])
     wanted = np.array(wanted)
     result = {
         "tiles": len(grid),

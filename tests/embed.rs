@@ -333,3 +333,70 @@ fn tiles_gives_the_coordinates_that_embed_uses() {
     let patches = format!("{GRID}/patches/CMU-1-Small-Region_patches.h5");
     assert_eq!(fs::read(tiles.join(&patches)).expect("readable"), fs::read(embed.join(&patches)).expect("readable"));
 }
+
+/// A float NCHW graph without a card (described by itself), with a card, and with a card that does not fit.
+#[test]
+fn any_onnx_file_runs() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let model = directory.path().join("tiny.onnx");
+    common::script("make_test_encoder.py", &[text(&model)], b"");
+    let slide = real_slide();
+    let out = directory.path().join("out");
+    let words = ["embed", text(&slide), "-o", text(&out), "--tissue", "none", "--encoder", text(&model)];
+    let mut precise = words.to_vec();
+    precise.extend(["--precision", "f32"]);
+    let said = run_to(0, &precise);
+    assert!(said.contains("ImageNet normalisation assumed"), "{said}");
+    let path = out.join("20x_128px_0px_overlap/features_tiny/CMU-1-Small-Region.h5");
+    let got = script_json("reference.py", &["features", text(&slide), text(&path), text(&model)]);
+    println!("float NCHW: {got}");
+    assert!(got["coords_equal"] == true && got["cosine_min"].as_f64() >= Some(0.9999), "{got}");
+
+    let card = fs::read_to_string(root().join("models/efficientnet-lite0.toml")).expect("readable");
+    let card: String = card.lines().filter(|l| !l.starts_with("sha256")).map(|l| l.to_string() + "\n").collect();
+    let fitting = card
+        .replace("\"nhwc\"", "\"nchw\"")
+        .replace("\"uint8\"", "\"float32\"")
+        .replace("px = 224", "px = 128")
+        .replace("dim = 1280", "dim = 24");
+    let card_path = directory.path().join("tiny.toml");
+    fs::write(&card_path, &card).expect("writes");
+    let said = run_to(1, &words);
+    assert!(said.contains("the graph's input is"), "{said}");
+    fs::write(&card_path, fitting.replace("dim = 24", "dim = 25")).expect("writes");
+    let said = run_to(1, &words);
+    assert!(said.contains("its card says [batch, 25]"), "{said}");
+    fs::write(&card_path, fitting.replacen("file = ", "sha256 = \"00\"\nfile = ", 1)).expect("writes");
+    let said = run_to(1, &words);
+    assert!(said.contains("another file, or a damaged one"), "{said}");
+    fs::write(&card_path, fitting).expect("writes");
+    run_to(0, &words);
+}
+
+#[test]
+fn unreadable_tiles_are_counted_and_left_out_where_that_is_allowed() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut bytes = fs::read(real_slide()).expect("readable");
+    // Damages the middle of the scan of one block.
+    let starts: Vec<usize> = (0..bytes.len() - 2).filter(|i| bytes[*i..*i + 3] == [0xff, 0xd8, 0xff]).collect();
+    let start = starts[starts.len() / 2];
+    bytes[start + 1500..start + 1700].fill(0xff);
+    let slide = directory.path().join("damaged.svs");
+    fs::write(&slide, bytes).expect("writes");
+    let out = directory.path().join("out");
+    let words = ["embed", text(&slide), "-o", text(&out), "--tissue", "none"];
+    let said = run_to(4, &words);
+    assert!(said.contains("block") && said.contains("level 0"), "{said}");
+    let mut tolerant = words.to_vec();
+    tolerant.extend(["--allow-failed-tiles", "9"]);
+    let said = run_to(0, &tolerant);
+    assert!(said.contains("unreadable") && said.contains("could not be decoded while tissue was looked for"), "{said}");
+    let said = run_to(0, &["verify", text(&out)]);
+    assert!(said.contains("all whole"), "{said}");
+    let rows = |file: &str| {
+        let file = script_json("reference.py", &["file", text(&out.join(GRID).join(file))]);
+        file["datasets"]["coords"]["shape"][0].as_u64().expect("rows")
+    };
+    let (features, patches) = (rows("features_efficientnet-lite0/damaged.h5"), rows("patches/damaged_patches.h5"));
+    assert!(features == patches && (130..140).contains(&features), "{features} of 140 rows, {patches} patches");
+}

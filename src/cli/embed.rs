@@ -48,9 +48,9 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
         let hooks = Hooks {
             wanted: &|spec| !job.status(&spec.id).is_done(),
             open_writer: &|slide| job.open_writer(slide),
-            publish: &|slide, writer, counts| {
-                job.publish_features(slide, writer, counts)?;
-                finished(slide, counts);
+            publish: &|slide, writer, outcome| {
+                job.publish_features(slide, writer, &outcome)?;
+                finished(slide, &outcome);
                 Ok(())
             },
             failed,

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
 use crate::job::summary::{self, Failure, plural};
 use crate::job::{Job, ids};
-use crate::pipeline::Counts;
+use crate::pipeline::Outcome;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::prepare::{PlannedSlide, SlideSpec};
 use crate::tissue::TissueMethod;
@@ -41,7 +41,7 @@ pub enum Start {
 }
 
 /// Told of each slide that is published.
-pub type Finished<'a> = dyn Fn(&PlannedSlide, Counts) + Sync + 'a;
+pub type Finished<'a> = dyn Fn(&PlannedSlide, &Outcome) + Sync + 'a;
 /// Told of each slide that failed.
 pub type Failed<'a> = dyn Fn(&SlideSpec, &Error) + Sync + 'a;
 
@@ -124,11 +124,11 @@ impl Session {
             let failure = Failure { id: spec.id.clone(), kind: error.kind(), message: error.to_string() };
             failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(failure);
         };
-        let finished = |slide: &PlannedSlide, counts: Counts| {
+        let finished = |slide: &PlannedSlide, outcome: &Outcome| {
             let id = &slide.spec.id;
-            let mut line = format!("{id}: {} {}", counts.written, plural(counts.written as usize, "tile"));
-            if counts.failed > 0 {
-                line += &format!(", {} unreadable", counts.failed);
+            let mut line = format!("{id}: {} {}", outcome.written, plural(outcome.written as usize, "tile"));
+            if !outcome.unreadable.is_empty() {
+                line += &format!(", {} unreadable", outcome.unreadable.len());
             }
             for warning in &slide.warnings {
                 line += &format!("; {warning}");

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::features::Precision;
 use crate::job::{Job, JobOptions};
 use crate::pipeline::prepare::prepare;
-use crate::pipeline::{Counts, guarded};
+use crate::pipeline::{Outcome, guarded};
 
 /// Runs the command.
 ///
@@ -42,7 +42,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
             let result = meter.preparing.time(|| {
                 guarded(|| {
                     let slide = prepare(spec, job.options())?;
-                    job.publish_patches(&slide)?;
+                    job.publish_patches(&slide, &[])?;
                     Ok(slide)
                 })
             });
@@ -51,7 +51,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
                     let n = slide.tiles.len() as u64;
                     meter.tiles_planned.add(n);
                     meter.tiles_done.add(n);
-                    finished(&slide, Counts { written: n, failed: 0 });
+                    finished(&slide, &Outcome { written: n, unreadable: Vec::new() });
                     meter.slides_done.add(1);
                 }
                 Err(e) => {

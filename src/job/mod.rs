@@ -20,7 +20,7 @@ use crate::features::{
     CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, RootAttributes,
     write_patches,
 };
-use crate::pipeline::Counts;
+use crate::pipeline::Outcome;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
 use crate::record::contract::{Contract, EncoderContract, GridContract, StorageContract};
 use crate::record::done::{self, Status};
@@ -226,20 +226,26 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn publish_features(&self, slide: &PlannedSlide, writer: Box<dyn FeatureWriter>, counts: Counts) -> Result<()> {
+    pub fn publish_features(
+        &self,
+        slide: &PlannedSlide,
+        writer: Box<dyn FeatureWriter>,
+        outcome: &Outcome,
+    ) -> Result<()> {
         let Some(artefact) = &self.features else {
             return Err(Error::Internal("a run without an encoder publishes no features".into()));
         };
-        self.publish_patches(slide)?;
+        self.publish_patches(slide, &outcome.unreadable)?;
         let published = writer.finish()?;
-        self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, counts)
+        self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, outcome.unreadable.len())
     }
 
-    /// Publishes a slide's coordinates and overview.
+    /// Publishes a slide's coordinates and overview; tiles that proved `unreadable` (by their place in the plan) are left out,
+    /// so that coordinates and features have the same rows.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn publish_patches(&self, slide: &PlannedSlide) -> Result<()> {
+    pub fn publish_patches(&self, slide: &PlannedSlide, unreadable: &[usize]) -> Result<()> {
         let id = &slide.spec.id;
         if self.overviews {
             self.draw_overview(slide)?;
@@ -248,9 +254,10 @@ impl Job {
         let directory = self.grid_dir.join(&self.patches.name);
         let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
         let root = self.root_attributes(slide, &self.patches);
-        let published = write_patches(temp, &slide.tiles, self.coords_attributes(slide), &root)?;
-        let counts = Counts { written: slide.tiles.len() as u64, failed: 0 };
-        self.write_record(slide, &self.patches, &name, &published, counts)
+        let rows = slide.tiles.iter().enumerate().filter(|(row, _)| unreadable.binary_search(row).is_err());
+        let coords: Vec<[i64; 2]> = rows.map(|(_, tile)| *tile).collect();
+        let published = write_patches(temp, &coords, self.coords_attributes(slide), &root)?;
+        self.write_record(slide, &self.patches, &name, &published, unreadable.len())
     }
 
     fn draw_overview(&self, slide: &PlannedSlide) -> Result<()> {
@@ -275,7 +282,7 @@ impl Job {
         artefact: &Artefact,
         file: &str,
         published: &Published,
-        counts: Counts,
+        unreadable: usize,
     ) -> Result<()> {
         let info = slide.slide.info();
         let plan = &slide.plan;
@@ -289,7 +296,7 @@ impl Job {
                 bytes: published.bytes,
                 sha256: published.sha256.clone(),
             }],
-            tiles: TileCounts { planned: slide.tiles.len() as u64, written: counts.written, failed: counts.failed },
+            tiles: TileCounts { planned: slide.tiles.len() as u64, written: published.rows, failed: unreadable as u64 },
             slide: SlideFacts {
                 format: info.format.clone(),
                 reader: info.reader.clone(),

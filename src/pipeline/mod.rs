@@ -34,16 +34,16 @@ use prepare::{PlannedSlide, PrepareOptions, SlideSpec, prepare};
 use read::TileReader;
 
 /// What a finished slide went through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
     /// Rows in the feature file.
     pub written: u64,
-    /// Tiles that could not be read and have no row.
-    pub failed: u64,
+    /// Tiles, by their place in the plan, that could not be read and have no row.
+    pub unreadable: Vec<usize>,
 }
 
 /// Takes a slide whose rows are all written.
-pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Counts) -> Result<()> + Sync + 'a;
+pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Outcome) -> Result<()> + Sync + 'a;
 
 /// What the pipeline hands to its caller; called from its threads.
 pub struct Hooks<'a> {
@@ -343,7 +343,7 @@ struct Assembly {
     next: usize,
     /// Rows that came before their turn; `None` for an unreadable tile.
     early: HashMap<usize, Option<Vec<f32>>>,
-    counts: Counts,
+    outcome: Outcome,
 }
 
 impl Assembly {
@@ -360,15 +360,15 @@ impl Assembly {
     }
 
     fn append(&mut self, values: Option<&[f32]>) -> Result<()> {
-        let tile = self.active.slide.tiles[self.next];
+        let row = self.next;
         self.next += 1;
         match values {
             Some(values) => {
-                self.counts.written += 1;
-                self.writer.push(values, &[tile])
+                self.outcome.written += 1;
+                self.writer.push(values, &[self.active.slide.tiles[row]])
             }
             None => {
-                self.counts.failed += 1;
+                self.outcome.unreadable.push(row);
                 Ok(())
             }
         }
@@ -388,7 +388,7 @@ fn write_rows(rows: &Receiver<ToWriter>, hooks: &Hooks, meter: &Meter) {
                 Ok(writer) => {
                     let number = active.number;
                     let assembly =
-                        Assembly { active, writer, next: 0, early: HashMap::new(), counts: Counts::default() };
+                        Assembly { active, writer, next: 0, early: HashMap::new(), outcome: Outcome::default() };
                     open.insert(number, assembly);
                     publish_if_whole(&mut open, number, hooks, meter, &fail);
                 }
@@ -434,7 +434,7 @@ fn publish_if_whole(
     let slide = &assembly.active.slide;
     meter.blocks_needed.add(slide.blocks.needed);
     meter.blocks_decoded.add(slide.blocks.decoded());
-    match guarded(|| (hooks.publish)(slide, assembly.writer, assembly.counts)) {
+    match guarded(|| (hooks.publish)(slide, assembly.writer, assembly.outcome)) {
         Ok(()) => meter.slides_done.add(1),
         Err(e) => fail(slide, &e),
     }

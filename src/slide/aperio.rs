@@ -6,7 +6,8 @@
 //! Codings: JPEG as YCbCr and as RGB without an Adobe marker, LZW; JPEG2000 (33003, 33005) goes through OpenSlide.
 //! Reference: openslide.org/formats/aperio; the description's keys as found in the fixtures.
 //! Fixtures: testdata/CMU-1-Small-Region.svs and testdata/generated/aperio_*.svs.
-//! Known differences to OpenSlide: big-endian files are read; downsamples are whole where the sizes allow it.
+//! Known differences to OpenSlide: big-endian files are read; downsamples are whole where the sizes allow it; a block that is
+//! missing is white, while OpenSlide computes lower levels over a missing level-0 block from level 0.
 
 use super::mpp::{MppSource, parse_number};
 use super::tiff::{Tiff, tag};
