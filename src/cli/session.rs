@@ -115,6 +115,7 @@ impl Session {
         job: &Job,
         work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
     ) -> Result<ExitCode> {
+        job.begin()?;
         let Session { specs, done_before, meter, progress, stop, started } = self;
         let failures = Mutex::new(Vec::new());
         let warned = std::sync::atomic::AtomicUsize::new(0);

@@ -22,7 +22,9 @@ use crate::features::{
 };
 use crate::pipeline::Outcome;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
-use crate::record::contract::{Contract, EncoderContract, GridContract, StorageContract};
+use crate::record::contract::{
+    Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
+};
 use crate::record::done::{self, Status};
 use crate::record::manifest::{Failures, MANIFEST_NAME, SiteManifest};
 use crate::record::publish::{self, TempFile};
@@ -124,8 +126,11 @@ impl Job {
         &self.goal().name
     }
 
-    /// Makes OUT, refuses it where it holds results made under another contract, and clears away what killed runs of this
-    /// host left.
+    fn artefacts(&self) -> impl Iterator<Item = &Artefact> {
+        [Some(&self.patches), self.features.as_ref()].into_iter().flatten()
+    }
+
+    /// Makes OUT and refuses it where it holds results made under another contract. Binds it to nothing yet.
     ///
     /// # Errors
     /// [`Error::Write`] where OUT cannot be written, [`Error::Incompatible`] naming what differs.
@@ -135,21 +140,25 @@ impl Job {
         made("OUT", publish::create_dir_all(&private))?;
         made(PRIVATE, fs::set_permissions(&private, fs::Permissions::from_mode(0o700)))?;
         made(PRIVATE, publish::create_dir_all(&private.join("failures")))?;
-        for artefact in [Some(&self.patches), self.features.as_ref()].into_iter().flatten() {
-            let records = format!("records/{}", artefact.name);
-            let directories = [artefact.name.as_str(), &records, "contracts"];
-            for directory in directories.map(|d| self.grid_dir.join(d)) {
-                made("OUT", publish::create_dir_all(&directory))?;
-                made("OUT", publish::sweep_stale_parts(&directory).map(|_| ()))?;
-            }
-            done::claim_contract(&self.grid_dir, &artefact.name, &artefact.contract)?;
-        }
+        self.artefacts().try_for_each(|a| check_contract(&self.grid_dir, &a.name, &a.contract))
+    }
+
+    /// Binds OUT to the run's contracts, makes its directories, and clears away what killed runs of this host left there.
+    ///
+    /// # Errors
+    /// As [`Job::open_out`].
+    pub fn begin(&self) -> Result<()> {
+        let made = |result: io::Result<()>| result.map_err(|e| Error::write("OUT", e));
+        let mut directories = vec!["contracts".to_string()];
         if self.overviews {
-            let overviews = self.grid_dir.join("overviews");
-            made("OUT", publish::create_dir_all(&overviews))?;
-            made("OUT", publish::sweep_stale_parts(&overviews).map(|_| ()))?;
+            directories.push("overviews".into());
         }
-        Ok(())
+        directories.extend(self.artefacts().flat_map(|a| [a.name.clone(), format!("records/{}", a.name)]));
+        for directory in directories.iter().map(|d| self.grid_dir.join(d)) {
+            made(publish::create_dir_all(&directory))?;
+            made(publish::sweep_stale_parts(&directory).map(|_| ()))?;
+        }
+        self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))
     }
 
     /// Makes whatever OUT holds under this id count as not done, in every grid: its slide has changed.

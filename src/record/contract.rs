@@ -223,11 +223,26 @@ pub fn claim_contract(grid_dir: &Path, artefact: &str, contract: &Contract) -> R
         std::thread::sleep(Duration::from_millis(100));
         there = read_contract(grid_dir, artefact);
     }
-    let there = there?.unwrap_or(Value::Null);
-    if canonical(&there) == canonical(&here) {
-        return Ok(sha256);
+    refuse_another(artefact, &here, &there?.unwrap_or(Value::Null))?;
+    Ok(sha256)
+}
+
+/// Refuses an artefact that is bound to another contract, and binds nothing: for a run that may still fail to start.
+///
+/// # Errors
+/// As [`claim_contract`].
+pub fn check_contract(grid_dir: &Path, artefact: &str, contract: &Contract) -> Result<()> {
+    match read_contract(grid_dir, artefact)? {
+        Some(there) => refuse_another(artefact, &contract.value(), &there),
+        None => Ok(()),
     }
-    let lines = differences(&here, &there);
+}
+
+fn refuse_another(artefact: &str, here: &Value, there: &Value) -> Result<()> {
+    if canonical(there) == canonical(here) {
+        return Ok(());
+    }
+    let lines = differences(here, there);
     Err(Error::Incompatible(format!(
         "this OUT holds {artefact} made with other settings:\n  {}\nuse another OUT, or the old settings",
         lines.join("\n  ")

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-pub use super::contract::claim_contract;
 use super::{FileEntry, Record, record_path};
 use crate::digest;
 use crate::error::{Error, Result};
