@@ -115,8 +115,8 @@ def torchmil(_, bags, temporary):
     from torchmil.datasets import TridentWSIDataset
 
     features = bags[0].features_file.parent
-    # torchmil takes a suffix off the names in this table once for each bag that it loads: in a dataset of several bags an
-    # id with a dot in it gets no label.
+    # torchmil takes a suffix off the names in this table once for each bag that it loads: in a dataset of several bags
+    # an id with a dot in it gets no label.
     table = pd.DataFrame({"slide": [f"{bag.id}.svs" for bag in bags], "label": 1})
     table.to_csv(temporary / "torchmil.csv", index=False)
 

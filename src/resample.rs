@@ -109,6 +109,8 @@ struct Weights {
     /// `stride` weights of each output pixel; zero past its last source pixel.
     values: Vec<i32>,
     stride: usize,
+    /// Most source pixels that an output pixel needs.
+    taps: usize,
 }
 
 impl Weights {
@@ -130,6 +132,7 @@ impl Weights {
             (centre, first, end)
         };
         let most = (0..out).map(|i| span(i).2 - span(i).1).max().unwrap_or(0);
+        self.taps = most;
         self.stride = most.next_multiple_of(GROUP);
         self.spans.clear();
         self.values.clear();
@@ -227,16 +230,25 @@ impl Resampler {
         let rows = self.down.range();
         let pitch = out_px * 3 + SLACK;
         self.between.resize(rows.len().next_multiple_of(2) * pitch, 0);
-        let spare = self.across.stride * 3;
-        for (pair, out) in self.between.chunks_exact_mut(2 * pitch).enumerate() {
-            for (i, line) in self.lines.iter_mut().enumerate() {
-                // The last pair of an odd number of lines does one twice.
-                let row = (rows.start + 2 * pair + i).min(rows.end - 1);
-                line.resize(width * 3 + spare + SLACK, 0);
-                line[..width * 3].copy_from_slice(&source[row * width * 3..(row + 1) * width * 3]);
+        let spare = self.across.stride * 3 + SLACK;
+        // A line may be read past its end, into the next; only where the picture ends it is copied, with room behind it.
+        let line = |row: usize, copy: &'_ mut Vec<u8>| -> bool {
+            let inside = row * width * 3 + width * 3 + spare <= source.len();
+            if !inside {
+                copy.clear();
+                copy.extend_from_slice(&source[row * width * 3..(row + 1) * width * 3]);
+                copy.resize(width * 3 + spare, 0);
             }
+            inside
+        };
+        let [copy_a, copy_b] = &mut self.lines;
+        for (pair, out) in self.between.chunks_exact_mut(2 * pitch).enumerate() {
+            // The last pair of an odd number of lines does one twice.
+            let (a, b) = (rows.start + 2 * pair, (rows.start + 2 * pair + 1).min(rows.end - 1));
+            let a = if line(a, copy_a) { &source[a * width * 3..] } else { &copy_a[..] };
+            let b = if line(b, copy_b) { &source[b * width * 3..] } else { &copy_b[..] };
             let (first, second) = out.split_at_mut(pitch);
-            across_two(&self.across, [&self.lines[0], &self.lines[1]], [first, second]);
+            across_two(&self.across, [a, b], [first, second]);
         }
         for (y, out) in out.chunks_exact_mut(out_px * 3).enumerate() {
             let (first, weights) = self.down.of(y);
@@ -285,6 +297,7 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
         let lane = |b: usize| i32::from_le_bytes([(3 * k + b) as u8, 0xff, 0xff, 0xff]);
         _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), -1))
     });
+    let last = weights.taps - (groups - 1) * GROUP;
     for (i, (first, _)) in weights.spans.iter().enumerate() {
         let mut sums = _mm256_set1_epi32(HALF);
         for group in 0..groups {
@@ -294,10 +307,12 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
             let pixels =
                 unsafe { _mm256_set_m128i(_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(a.as_ptr().cast())) };
             let start = i * weights.stride + group * GROUP;
-            for (weight, pick) in weights.values[start..start + GROUP].iter().zip(&picks) {
-                let values = _mm256_shuffle_epi8(pixels, *pick);
-                sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(values, _mm256_set1_epi32(*weight)));
-            }
+            let values = &weights.values[start..start + GROUP];
+            // Halving takes four taps, the commonest case: a fixed count is unrolled, zero weights are not multiplied.
+            sums = match if group + 1 == groups { last } else { GROUP } {
+                4 => add_taps::<4>(sums, pixels, values, &picks),
+                _ => add_taps::<GROUP>(sums, pixels, values, &picks),
+            };
         }
         // Saturating packs clamp to 0..=255.
         let words = _mm256_packs_epi32(_mm256_srai_epi32::<{ BITS as i32 }>(sums), _mm256_setzero_si256());
@@ -307,6 +322,24 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
         first_out[i * 3..i * 3 + 4].copy_from_slice(&a.to_le_bytes());
         second_out[i * 3..i * 3 + 4].copy_from_slice(&b.to_le_bytes());
     }
+}
+
+/// Adds `N` weighted pixels of both lines.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_taps<const N: usize>(
+    mut sums: std::arch::x86_64::__m256i,
+    pixels: std::arch::x86_64::__m256i,
+    weights: &[i32],
+    picks: &[std::arch::x86_64::__m256i; GROUP],
+) -> std::arch::x86_64::__m256i {
+    use std::arch::x86_64::*;
+    for k in 0..N {
+        let values = _mm256_shuffle_epi8(pixels, picks[k]);
+        sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(values, _mm256_set1_epi32(weights[k])));
+    }
+    sums
 }
 
 /// One line of bytes from the lines, `pitch` bytes apart, that `lines` begins with.

@@ -79,7 +79,6 @@ def bare(model, tiles, sessions, threads, batch, limit, out):
     import numpy as np
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()
     sessions, threads, batch, limit = map(int, (sessions, threads, batch, limit))
     pixels = np.load(tiles)
     pixels = pixels[: limit or len(pixels)]

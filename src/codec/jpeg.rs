@@ -8,7 +8,7 @@
 //!
 //! Reference: ITU-T T.81 Annex B (markers), TIFF Technical Note 2 (JPEGTables), Adobe Technical Note 5116 (APP14).
 
-use turbojpeg::{Decompressor, Image, PixelFormat, ScalingFactor};
+use turbojpeg::raw;
 
 use super::{Scale, Target};
 
@@ -36,7 +36,7 @@ impl Colour {
 const ADOBE: [u8; 15] = [0xff, 0xee, 0, 14, b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0];
 
 /// Most scans that a progressive block may have; each costs a pass over the block.
-const MAX_SCANS: u32 = 100;
+const MAX_SCANS: i32 = 100;
 
 /// Puts a complete stream together in `out` (cleared first) and checks that it holds what the container promises.
 ///
@@ -146,43 +146,125 @@ fn check_frame(marker: u8, segment: &[u8], colour: Colour, width: u32, height: u
     Ok(())
 }
 
-/// Decodes a stream that [`assemble`] made. `target` has the block's sides divided by `scale`.
+/// One thread's libjpeg-turbo decompressor.
 ///
-/// Damage that libjpeg-turbo would paper over with grey (its warnings) is an error here.
+/// The `turbojpeg` crate's own wrapper reads every header twice, to check the target's size; here [`assemble`] has seen the
+/// frame's size already.
+pub struct Decompressor {
+    handle: raw::tjhandle,
+    scale: Scale,
+}
+
+// SAFETY: a handle may move between threads; it is never shared.
+#[allow(unsafe_code, reason = "foreign handle")]
+unsafe impl Send for Decompressor {}
+
+impl Decompressor {
+    /// A new decompressor.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub fn new() -> Result<Self, String> {
+        // SAFETY: no preconditions; null is checked.
+        #[allow(unsafe_code, reason = "foreign call")]
+        let handle = unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as i32) };
+        if handle.is_null() {
+            return Err("libjpeg-turbo gives no decompressor".into());
+        }
+        let new = Decompressor { handle, scale: Scale::Full };
+        // SAFETY: the handle is valid.
+        #[allow(unsafe_code, reason = "foreign call")]
+        let set = unsafe { raw::tj3Set(handle, raw::TJPARAM_TJPARAM_SCANLIMIT as i32, MAX_SCANS) };
+        if set == 0 { Ok(new) } else { Err(new.error()) }
+    }
+
+    fn error(&self) -> String {
+        // SAFETY: the handle is valid; the library returns a terminated string that lives until its next call.
+        #[allow(unsafe_code, reason = "foreign call")]
+        let words = unsafe { std::ffi::CStr::from_ptr(raw::tj3GetErrorStr(self.handle)) };
+        words.to_string_lossy().into_owned()
+    }
+
+    /// Decodes a stream that [`assemble`] made for a frame of `width` x `height` px. `target` has the frame's sides divided
+    /// by `scale`, rounded up.
+    ///
+    /// Damage that libjpeg-turbo would paper over with grey (its warnings) is an error here.
+    ///
+    /// # Errors
+    /// The decoder's own words.
+    pub fn decode(
+        &mut self,
+        stream: &[u8],
+        (width, height): (u32, u32),
+        scale: Scale,
+        target: &mut Target,
+    ) -> Result<(), String> {
+        let divisor = scale.divisor();
+        let (width, height) = (width.div_ceil(divisor) as usize, height.div_ceil(divisor) as usize);
+        let bytes = height.saturating_sub(1) * target.pitch + width * 3;
+        if (target.width, target.height) != (width, height) || target.pitch < width * 3 || target.pixels.len() < bytes {
+            return Err(format!("a target of {} x {} px for {width} x {height}", target.width, target.height));
+        }
+        let pitch = i32::try_from(target.pitch).map_err(|e| e.to_string())?;
+        if self.scale != scale {
+            let factor = raw::tjscalingfactor { num: 1, denom: divisor as i32 };
+            // SAFETY: the handle is valid; 1/1, 1/2, 1/4 and 1/8 are supported factors.
+            #[allow(unsafe_code, reason = "foreign call")]
+            if unsafe { raw::tj3SetScalingFactor(self.handle, factor) } != 0 {
+                return Err(self.error());
+            }
+            self.scale = scale;
+        }
+        // SAFETY: the handle is valid and `stream` a readable slice. The library writes the frame's scaled rows, `pitch` bytes
+        // apart; `assemble` has checked that the stream's only frame has the size that `bytes` was computed from (a second
+        // frame header is an error of the library).
+        #[allow(unsafe_code, reason = "foreign call")]
+        let result = unsafe {
+            raw::tj3Decompress8(
+                self.handle,
+                stream.as_ptr(),
+                stream.len() as raw::size_t,
+                target.pixels.as_mut_ptr(),
+                pitch,
+                raw::TJPF_TJPF_RGB as i32,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(self.error()) }
+    }
+}
+
+impl Drop for Decompressor {
+    fn drop(&mut self) {
+        // SAFETY: the handle is valid and not used again.
+        #[allow(unsafe_code, reason = "foreign call")]
+        unsafe {
+            raw::tj3Destroy(self.handle);
+        }
+    }
+}
+
+/// Decodes with the thread's decompressor, which is made when it is first needed; see [`Decompressor::decode`].
 ///
 /// # Errors
-/// The decoder's own words.
+/// As [`Decompressor::decode`].
 pub fn decode(
     decompressor: &mut Option<Decompressor>,
     stream: &[u8],
+    size: (u32, u32),
     scale: Scale,
     target: &mut Target,
 ) -> Result<(), String> {
     let decompressor = match decompressor {
-        Some(d) => d,
-        None => {
-            let mut d = Decompressor::new().map_err(|e| e.to_string())?;
-            d.set_scan_limit(MAX_SCANS).map_err(|e| e.to_string())?;
-            decompressor.insert(d)
-        }
+        Some(decompressor) => decompressor,
+        None => decompressor.insert(Decompressor::new()?),
     };
-    // The crate refuses a target smaller than the picture, and reads the header for it.
-    let factor = ScalingFactor::new(1, scale.divisor() as usize);
-    if decompressor.scaling_factor() != factor {
-        decompressor.set_scaling_factor(factor).map_err(|e| e.to_string())?;
-    }
-    let image = Image {
-        pixels: &mut *target.pixels,
-        width: target.width,
-        pitch: target.pitch,
-        height: target.height,
-        format: PixelFormat::RGB,
-    };
-    decompressor.decompress(stream, image).map_err(|e| e.to_string())
+    decompressor.decode(stream, size, scale, target)
 }
 
 #[cfg(test)]
 mod tests {
+    use turbojpeg::{Image, PixelFormat};
+
     use super::*;
 
     fn jpeg(width: usize, height: usize) -> Vec<u8> {
@@ -198,7 +280,7 @@ mod tests {
         assemble(None, &stream, Colour::YCbCr, (64, 48), &mut assembled).expect("assembles");
         let mut pixels = vec![0; 64 * 48 * 3];
         let mut target = Target { pixels: &mut pixels, pitch: 64 * 3, width: 64, height: 48 };
-        decode(&mut None, &assembled, Scale::Full, &mut target).expect("decodes");
+        decode(&mut None, &assembled, (64, 48), Scale::Full, &mut target).expect("decodes");
         let expected = turbojpeg::decompress(&stream, PixelFormat::RGB).expect("decodes");
         assert_eq!(pixels, expected.pixels);
     }
@@ -225,7 +307,7 @@ mod tests {
         assemble(Some(&tables), &block, Colour::YCbCr, (32, 32), &mut assembled).expect("assembles");
         let mut pixels = vec![0; 32 * 32 * 3];
         let mut target = Target { pixels: &mut pixels, pitch: 96, width: 32, height: 32 };
-        decode(&mut None, &assembled, Scale::Full, &mut target).expect("decodes");
+        decode(&mut None, &assembled, (32, 32), Scale::Full, &mut target).expect("decodes");
         assert_eq!(pixels, turbojpeg::decompress(&stream, PixelFormat::RGB).expect("decodes").pixels);
     }
 
@@ -250,6 +332,6 @@ mod tests {
             .expect("headers are whole");
         let mut pixels = vec![0; 64 * 64 * 3];
         let mut target = Target { pixels: &mut pixels, pitch: 192, width: 64, height: 64 };
-        assert!(decode(&mut None, &assembled, Scale::Full, &mut target).is_err());
+        assert!(decode(&mut None, &assembled, (64, 64), Scale::Full, &mut target).is_err());
     }
 }

@@ -44,7 +44,7 @@ impl Scale {
 #[derive(Default)]
 pub struct Scratch {
     /// libjpeg-turbo's handle, made at the first JPEG block.
-    pub(crate) jpeg: Option<turbojpeg::Decompressor>,
+    pub(crate) jpeg: Option<jpeg::Decompressor>,
     /// The block as it lies in the file.
     pub(crate) compressed: Vec<u8>,
     /// A complete JPEG stream, or the samples before conversion to RGB.

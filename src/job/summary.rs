@@ -51,6 +51,14 @@ pub fn table(meter: &Meter, took: Duration, done_before: usize, failures: &[Fail
             meter.blocks_needed.get(),
         );
     }
+    let spent = [
+        ("opening and tissue", meter.preparing.total()),
+        ("reading", meter.reading.total()),
+        ("encoding", meter.embedding.total()),
+        ("writing", meter.writing.total()),
+    ];
+    let spent = spent.map(|(what, time)| format!("{:.1} s {what}", time.as_secs_f64())).join(", ");
+    let _ = writeln!(out, "threads spent {spent}");
     if meter.tiles_failed.get() > 0 {
         let _ = writeln!(out, "{} tiles could not be read", meter.tiles_failed.get());
     }

@@ -246,7 +246,9 @@ impl SlideReader for TiledTiff {
         match &page.coding {
             BlockCoding::Jpeg { tables, colour } => {
                 jpeg::assemble(tables.as_deref(), &scratch.compressed, *colour, (width, height), &mut scratch.staging)
-                    .and_then(|()| jpeg::decode(&mut scratch.jpeg, &scratch.staging, scale, &mut target))
+                    .and_then(|()| {
+                        jpeg::decode(&mut scratch.jpeg, &scratch.staging, (width, height), scale, &mut target)
+                    })
                     .map_err(wrong)?;
             }
             BlockCoding::Packed { packing, samples } => {
