@@ -12,9 +12,13 @@ None of paraffin's code runs here: level and footprint are worked out again from
 """
 import argparse
 import json
+import os
 import sys
 
 import numpy as np
+
+# Before onnxruntime is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def open_slide(path):

@@ -69,6 +69,7 @@ fn the_real_slide_gives_what_the_readers_expect() {
         ("level0_width", 2220.into(), "int64"),
         ("level0_height", 2967.into(), "int64"),
         ("target_magnification", 20.into(), "int64"),
+        ("level0_magnification", 20.into(), "int64"),
         ("name", "CMU-1-Small-Region".into(), "str"),
         ("savetodir", "".into(), "str"),
     ] {
@@ -401,4 +402,21 @@ fn unreadable_tiles_are_counted_and_left_out_where_that_is_allowed() {
     };
     let (features, patches) = (rows("features_efficientnet-lite0/damaged.h5"), rows("patches/damaged_patches.h5"));
     assert!(features == patches && (130..140).contains(&features), "{features} of 140 rows, {patches} patches");
+}
+
+/// The runtime library's own switch leaves a device id and an event in the user's cache.
+#[test]
+fn no_telemetry_is_kept_or_sent() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let libraries = paraffin::runtime::library_dirs().into_iter().find(|d| d.join("runtime.lock").is_file());
+    let output = paraffin(&["embed", text(&real_slide()), "-o", text(&home.path().join("out"))])
+        .env("HOME", home.path())
+        .env_remove("XDG_CACHE_HOME")
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("PARAFFIN_LIB_DIR", libraries.expect("scripts/setup has run"))
+        .output()
+        .expect("starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = files(home.path()).into_iter().filter(|f| !f.starts_with("out")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -243,7 +243,7 @@ pub struct EmbedArgs {
     /// The same as in TRIDENT and CLAM: number of the NVIDIA card, -1 for the processor
     #[arg(long, value_name = "N", conflicts_with = "device", allow_negative_numbers = true, help_heading = "Encoder")]
     pub gpus: Option<i32>,
-    /// Tiles in a batch [default: 4 on cpu, 64 on cuda]
+    /// Tiles in a batch [default: 1 on cpu, 64 on cuda]
     #[arg(long, value_name = "N", help_heading = "Encoder")]
     pub batch_size: Option<usize>,
     /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16

@@ -61,8 +61,8 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
 
 fn batch_size(args: &EmbedArgs, device: Device) -> usize {
     let default = match device {
-        // Measured: small batches stay in the cache of a single-threaded session.
-        Device::Cpu => 4,
+        // Measured: the smallest batch stays in the cache of a single-threaded session (benches/RESULTS.md).
+        Device::Cpu => 1,
         Device::Cuda(_) => 64,
     };
     args.batch_size.unwrap_or(default).clamp(1, 4096)

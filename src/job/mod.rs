@@ -193,11 +193,13 @@ impl Job {
     fn coords_attributes(&self, slide: &PlannedSlide) -> CoordsAttributes {
         let tiling = &self.options.tiling;
         let level0 = slide.slide.level0();
+        let target = tiling::magnification(tiling.target_mpp);
         CoordsAttributes {
             patch_size: i64::from(tiling.tile_px),
             patch_size_level0: i64::from(slide.plan.tile_size_level0),
-            level0_magnification: tiling::magnification(slide.mpp.mean()),
-            target_magnification: tiling::magnification(tiling.target_mpp),
+            // Not 10 / mpp: TRIDENT computes a tile's level-0 side as patch_size * level0 / target, which must give ours.
+            level0_magnification: target * f64::from(slide.plan.tile_size_level0) / f64::from(tiling.tile_px),
+            target_magnification: target,
             overlap: i64::from(tiling.overlap_px),
             level0_width: i64::from(level0.width),
             level0_height: i64::from(level0.height),

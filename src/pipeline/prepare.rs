@@ -125,7 +125,7 @@ pub fn prepare(spec: &SlideSpec, options: &PrepareOptions) -> Result<PlannedSlid
         fraction > 0.0 && fraction >= least
     });
     let area_mm2 = mask.tissue_area_level0() * mpp.x * mpp.y / 1e6;
-    if tiles.is_empty() {
+    if tiles.is_empty() && !warnings.iter().any(|w| w.starts_with("no tissue")) {
         warnings.push("no tissue found: the feature file is empty".into());
     }
     let blocks = BlockStore::new(&slide.info().levels[plan.level], &plan, &tiles);

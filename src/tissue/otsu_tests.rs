@@ -157,3 +157,12 @@ fn options_are_written_with_their_names() {
     assert_eq!(json["background"]["share_min"], 0.05);
     assert_eq!(json["mask_mpp"], 8.0);
 }
+
+#[test]
+fn a_uniform_picture_is_no_tissue() {
+    for value in [255, 245, 128] {
+        let image = RgbImage::from_pixel(120, 90, Rgb([value; 3]));
+        let found = segment_otsu(&image, 8.0, &OtsuOptions::default());
+        assert_eq!(found.mask.iter().filter(|m| **m != 0).count(), 0, "grey {value}: {found:?}");
+    }
+}
