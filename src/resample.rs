@@ -171,6 +171,10 @@ pub struct Resampler {
     down: Weights,
     between: Vec<u8>,
     lines: [Vec<u8>; 2],
+    size: (usize, usize),
+    out_px: usize,
+    /// Pairs of lines that the horizontal pass has behind it.
+    pairs_done: usize,
 }
 
 impl Resampler {
@@ -182,58 +186,117 @@ impl Resampler {
         &mut self,
         filter: Filter,
         source: &[u8],
-        (width, height): (u32, u32),
+        size: (u32, u32),
         crop: Crop,
         out: &mut [u8],
+        out_px: u32,
+    ) -> Result<(), String> {
+        self.begin(filter, size, crop, out_px)?;
+        self.finish(source, out)
+    }
+
+    /// Begins a picture that is handed over from top to bottom: [`Resampler::feed`] takes the lines that are there while
+    /// they lie in the processor's cache, [`Resampler::finish`] the rest.
+    ///
+    /// # Errors
+    /// As [`Resampler::square`].
+    pub fn begin(
+        &mut self,
+        filter: Filter,
+        (width, height): (u32, u32),
+        crop: Crop,
         out_px: u32,
     ) -> Result<(), String> {
         let fits = |start: f64, length: f64, size: u32| {
             start >= 0.0 && length > 0.0 && start + length <= f64::from(size) + 1e-6
         };
-        if !fits(crop.left, crop.width, width) || !fits(crop.top, crop.height, height) {
-            return Err(format!("{crop:?} of {width} x {height} px"));
-        }
-        let bytes = |w: u32, h: u32| w as usize * h as usize * 3;
-        if source.len() != bytes(width, height) || out.len() != bytes(out_px, out_px) || out_px == 0 {
-            return Err(format!("{} bytes of {width} x {height} px to {} of {out_px} px", source.len(), out.len()));
+        if !fits(crop.left, crop.width, width) || !fits(crop.top, crop.height, height) || out_px == 0 {
+            return Err(format!("{crop:?} of {width} x {height} px to {out_px} px"));
         }
         self.across.prepare(filter, width, crop.left, crop.width, out_px);
         self.down.prepare(filter, height, crop.top, crop.height, out_px);
+        self.size = (width as usize, height as usize);
+        self.out_px = out_px as usize;
+        self.pairs_done = 0;
+        let lines = self.down.range().len().next_multiple_of(2);
+        self.between.resize(lines * self.pitch(), 0);
+        Ok(())
+    }
+
+    /// Takes the picture's lines above `ready`; `source` is the whole picture's buffer, whatever lies in it below.
+    ///
+    /// # Errors
+    /// As [`Resampler::square`].
+    pub fn feed(&mut self, source: &[u8], ready: usize) -> Result<(), String> {
+        let (width, height) = self.size;
+        if source.len() != width * height * 3 {
+            return Err(format!("{} bytes of {width} x {height} px", source.len()));
+        }
+        let rows = self.down.range();
+        let pairs = rows.len().div_ceil(2);
+        let ready = if ready >= rows.end { pairs } else { ready.saturating_sub(rows.start) / 2 };
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2.
-            #[allow(unsafe_code, reason = "wider registers: 3 times as fast as the portable passes")]
+            #[allow(unsafe_code, reason = "wider registers: 3 times as fast as the portable pass")]
             unsafe {
-                self.passes_avx2(source, width as usize, out, out_px as usize);
+                self.pass_across_avx2(source, ready);
             }
             return Ok(());
         }
-        self.passes(source, width as usize, out, out_px as usize, across_two);
+        self.pass_across(source, ready, across_two);
         Ok(())
+    }
+
+    /// Takes what [`Resampler::feed`] has not taken, and gives the result.
+    ///
+    /// # Errors
+    /// As [`Resampler::square`].
+    pub fn finish(&mut self, source: &[u8], out: &mut [u8]) -> Result<(), String> {
+        if out.len() != self.out_px * self.out_px * 3 {
+            return Err(format!("{} bytes for {} px", out.len(), self.out_px));
+        }
+        self.feed(source, usize::MAX)?;
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            #[allow(unsafe_code, reason = "the same code, compiled for wider registers")]
+            unsafe {
+                self.pass_down_avx2(out);
+            }
+            return Ok(());
+        }
+        self.pass_down(out);
+        Ok(())
+    }
+
+    /// Bytes from one line between the passes to the next.
+    fn pitch(&self) -> usize {
+        self.out_px * 3 + SLACK
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn passes_avx2(&mut self, source: &[u8], width: usize, out: &mut [u8], out_px: usize) {
-        self.passes(source, width, out, out_px, |weights, lines, out| across_two_avx2(weights, lines, out));
+    fn pass_across_avx2(&mut self, source: &[u8], pairs: usize) {
+        self.pass_across(source, pairs, |weights, lines, out| across_two_avx2(weights, lines, out));
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn pass_down_avx2(&mut self, out: &mut [u8]) {
+        self.pass_down(out);
+    }
+
+    /// The horizontal pass over the pairs of lines from where it stopped to `pairs`.
     #[inline(always)]
-    fn passes(
-        &mut self,
-        source: &[u8],
-        width: usize,
-        out: &mut [u8],
-        out_px: usize,
-        across_two: impl Fn(&Weights, [&[u8]; 2], [&mut [u8]; 2]),
-    ) {
+    fn pass_across(&mut self, source: &[u8], pairs: usize, across_two: impl Fn(&Weights, [&[u8]; 2], [&mut [u8]; 2])) {
         let rows = self.down.range();
-        let pitch = out_px * 3 + SLACK;
-        self.between.resize(rows.len().next_multiple_of(2) * pitch, 0);
+        let pitch = self.pitch();
+        let width = self.size.0;
         let spare = self.across.stride * 3 + SLACK;
         // A line may be read past its end, into the next; only where the picture ends it is copied, with room behind it.
-        let line = |row: usize, copy: &'_ mut Vec<u8>| -> bool {
-            let inside = row * width * 3 + width * 3 + spare <= source.len();
+        let line = |row: usize, copy: &mut Vec<u8>| -> bool {
+            let inside = (row + 1) * width * 3 + spare <= source.len();
             if !inside {
                 copy.clear();
                 copy.extend_from_slice(&source[row * width * 3..(row + 1) * width * 3]);
@@ -242,7 +305,8 @@ impl Resampler {
             inside
         };
         let [copy_a, copy_b] = &mut self.lines;
-        for (pair, out) in self.between.chunks_exact_mut(2 * pitch).enumerate() {
+        let between = self.between.chunks_exact_mut(2 * pitch).enumerate();
+        for (pair, out) in between.take(pairs).skip(self.pairs_done) {
             // The last pair of an odd number of lines does one twice.
             let (a, b) = (rows.start + 2 * pair, (rows.start + 2 * pair + 1).min(rows.end - 1));
             let a = if line(a, copy_a) { &source[a * width * 3..] } else { &copy_a[..] };
@@ -250,9 +314,16 @@ impl Resampler {
             let (first, second) = out.split_at_mut(pitch);
             across_two(&self.across, [a, b], [first, second]);
         }
-        for (y, out) in out.chunks_exact_mut(out_px * 3).enumerate() {
+        self.pairs_done = self.pairs_done.max(pairs);
+    }
+
+    /// The vertical pass.
+    #[inline(always)]
+    fn pass_down(&self, out: &mut [u8]) {
+        let (start, pitch) = (self.down.range().start, self.pitch());
+        for (y, out) in out.chunks_exact_mut(self.out_px * 3).enumerate() {
             let (first, weights) = self.down.of(y);
-            down(weights, &self.between[(first - rows.start) * pitch..], pitch, out);
+            down(weights, &self.between[(first - start) * pitch..], pitch, out);
         }
     }
 }
@@ -408,8 +479,19 @@ mod tests {
             resampler.square(filter, &source, (width, height), crop, &mut out, px).expect("fits");
             assert_eq!(crate::digest::sha256(&out), case["sha256"], "{filter} {crop:?} to {px}");
             let mut plain = vec![0; out.len()];
-            resampler.passes(&source, width as usize, &mut plain, px as usize, across_two);
+            resampler.begin(filter, (width, height), crop, px).expect("fits");
+            resampler.pass_across(&source, usize::MAX, across_two);
+            resampler.pass_down(&mut plain);
             assert_eq!(plain, out, "the same without wide registers");
+            resampler.begin(filter, (width, height), crop, px).expect("fits");
+            let mut growing = vec![9; source.len()];
+            for ready in [0, 1, 7, 20, 33, 40] {
+                let bytes = ready * width as usize * 3;
+                growing[..bytes].copy_from_slice(&source[..bytes]);
+                resampler.feed(&growing, ready).expect("fits");
+            }
+            resampler.finish(&growing, &mut plain).expect("fits");
+            assert_eq!(plain, out, "the same line by line");
         }
     }
 

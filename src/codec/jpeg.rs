@@ -226,7 +226,7 @@ impl Decompressor {
                 stream.len() as raw::size_t,
                 target.pixels.as_mut_ptr(),
                 pitch,
-                raw::TJPF_TJPF_RGB as i32,
+                raw::TJPF_TJPF_RGB,
             )
         };
         if result == 0 { Ok(()) } else { Err(self.error()) }

@@ -50,8 +50,18 @@ impl TileReader {
         }
         let reader = slide.slide.reader.as_ref();
         let block_width = slide.blocks.pitch / 3;
+        let resampling = |why: String| Arc::new(Error::Internal(format!("resampling: {why}")));
+        if !direct {
+            self.resampler.begin(filter, (region.width, region.height), crop, plan.tile_px).map_err(resampling)?;
+        }
         let mut failure = None;
+        let mut row_of_blocks = None;
         for part in parts(level, &region) {
+            // The row of blocks above is whole, and still in the processor's cache.
+            if !direct && row_of_blocks.is_some_and(|row| row != part.block.row) && failure.is_none() {
+                self.resampler.feed(pixels, part.y).map_err(resampling)?;
+            }
+            row_of_blocks = Some(part.block.row);
             let scratch = &mut self.scratch;
             let place = &mut pixels[(part.y * width + part.x) * 3..];
             let done = match slide.blocks.decode_in_place(reader, plan, &part, scratch, place, width * 3) {
@@ -70,10 +80,7 @@ impl TileReader {
             return Err(e);
         }
         if !direct {
-            let size = (region.width, region.height);
-            self.resampler
-                .square(filter, &self.mosaic, size, crop, out, plan.tile_px)
-                .map_err(|why| Arc::new(Error::Internal(format!("resampling: {why}"))))?;
+            self.resampler.finish(&self.mosaic, out).map_err(resampling)?;
         }
         Ok(())
     }
