@@ -369,16 +369,24 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
         _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), -1))
     });
     let last = weights.taps - (groups - 1) * GROUP;
+    let count = weights.spans.len();
+    // Once for the line, instead of at every pixel: all reads and writes below lie within these bounds.
+    let farthest = weights.spans.iter().map(|s| s.0).max().unwrap_or(0);
+    let reach = (farthest + (groups - 1) * GROUP) * 3 + 16;
+    assert!(lines.iter().all(|line| line.len() >= reach) && weights.values.len() == count * weights.stride);
+    assert!(first_out.len() > count * 3 && second_out.len() > count * 3);
+    let (a, b) = (lines[0].as_ptr(), lines[1].as_ptr());
+    let (to_a, to_b) = (first_out.as_mut_ptr(), second_out.as_mut_ptr());
     for (i, (first, _)) in weights.spans.iter().enumerate() {
         let mut sums = _mm256_set1_epi32(HALF);
         for group in 0..groups {
             let at = (first + group * GROUP) * 3;
-            let (a, b) = (&lines[0][at..at + 16], &lines[1][at..at + 16]);
-            // SAFETY: the slices have the 16 bytes that are read.
+            // SAFETY: `at + 16 <= reach`, which both lines have.
             let pixels =
-                unsafe { _mm256_set_m128i(_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(a.as_ptr().cast())) };
+                unsafe { _mm256_set_m128i(_mm_loadu_si128(b.add(at).cast()), _mm_loadu_si128(a.add(at).cast())) };
             let start = i * weights.stride + group * GROUP;
-            let values = &weights.values[start..start + GROUP];
+            // SAFETY: `start + GROUP <= (i + 1) * stride`, and there are `count * stride` weights.
+            let values: &[i32; GROUP] = unsafe { &*weights.values.as_ptr().add(start).cast() };
             // Halving takes four taps, the commonest case: a fixed count is unrolled, zero weights are not multiplied.
             sums = match if group + 1 == groups { last } else { GROUP } {
                 4 => add_taps::<4>(sums, pixels, values, &picks),
@@ -388,10 +396,13 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
         // Saturating packs clamp to 0..=255.
         let words = _mm256_packs_epi32(_mm256_srai_epi32::<{ BITS as i32 }>(sums), _mm256_setzero_si256());
         let bytes = _mm256_packus_epi16(words, _mm256_setzero_si256());
-        let (a, b) = (_mm256_extract_epi32::<0>(bytes), _mm256_extract_epi32::<4>(bytes));
+        let (pixel_a, pixel_b) = (_mm256_extract_epi32::<0>(bytes), _mm256_extract_epi32::<4>(bytes));
         // Four bytes each; the next pixel, or the slack at the line's end, takes the fourth.
-        first_out[i * 3..i * 3 + 4].copy_from_slice(&a.to_le_bytes());
-        second_out[i * 3..i * 3 + 4].copy_from_slice(&b.to_le_bytes());
+        // SAFETY: `i * 3 + 4 <= count * 3 + 1`, which both outputs have.
+        unsafe {
+            to_a.add(i * 3).cast::<i32>().write_unaligned(pixel_a);
+            to_b.add(i * 3).cast::<i32>().write_unaligned(pixel_b);
+        }
     }
 }
 
@@ -402,7 +413,7 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
 fn add_taps<const N: usize>(
     mut sums: std::arch::x86_64::__m256i,
     pixels: std::arch::x86_64::__m256i,
-    weights: &[i32],
+    weights: &[i32; GROUP],
     picks: &[std::arch::x86_64::__m256i; GROUP],
 ) -> std::arch::x86_64::__m256i {
     use std::arch::x86_64::*;
