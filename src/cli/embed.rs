@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use rayon::prelude::*;
+
 use super::args::EmbedArgs;
 use super::session::{Session, Start};
 use crate::encoder::Encoder;
@@ -81,5 +83,6 @@ fn open_encoders(
     };
     let options = SessionOptions { device, threads: session_threads, batch: batch_size(args, device) };
     let open = |_| OnnxEncoder::open(encoder, options).map(|e| Box::new(e) as Box<dyn Encoder>);
-    (0..sessions).map(open).collect()
+    // Side by side: the graph is optimised anew for each.
+    (0..sessions).into_par_iter().map(open).collect()
 }

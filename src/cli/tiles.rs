@@ -42,6 +42,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
             let result = meter.preparing.time(|| {
                 guarded(|| {
                     let slide = prepare(spec, job.options())?;
+                    job.draw_overview(&slide)?;
                     job.publish_patches(&slide, &[])?;
                     Ok(slide)
                 })

@@ -217,7 +217,7 @@ impl Job {
         }
     }
 
-    /// Opens the feature file of a slide, under a temporary name.
+    /// Draws the overview of a slide and opens its feature file, under a temporary name.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -225,6 +225,8 @@ impl Job {
         let (Some(artefact), Some(encoder)) = (&self.features, &self.encoder) else {
             return Err(Error::Internal("a run without an encoder writes no features".into()));
         };
+        // Here, while tiles are being read, rather than when the last one is written and everybody waits.
+        self.draw_overview(slide)?;
         let name = format!("{}.h5", slide.spec.id);
         let temp = TempFile::new_in(&self.grid_dir.join(&artefact.name), &name)
             .map_err(|e| Error::write("a feature file", e))?;
@@ -233,7 +235,7 @@ impl Job {
         Ok(Box::new(FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?))
     }
 
-    /// Publishes a slide's features: coordinates, overview, features, and last the record that makes them count.
+    /// Publishes a slide's features: coordinates, features, and last the record that makes them count.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -251,17 +253,13 @@ impl Job {
         self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, outcome.unreadable.len())
     }
 
-    /// Publishes a slide's coordinates and overview; tiles that proved `unreadable` (by their place in the plan) are left out,
+    /// Publishes a slide's coordinates; tiles that proved `unreadable` (by their place in the plan) are left out,
     /// so that coordinates and features have the same rows.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn publish_patches(&self, slide: &PlannedSlide, unreadable: &[usize]) -> Result<()> {
-        let id = &slide.spec.id;
-        if self.overviews {
-            self.draw_overview(slide)?;
-        }
-        let name = format!("{id}_patches.h5");
+        let name = format!("{}_patches.h5", slide.spec.id);
         let directory = self.grid_dir.join(&self.patches.name);
         let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
         let root = self.root_attributes(slide, &self.patches);
@@ -271,7 +269,14 @@ impl Job {
         self.write_record(slide, &self.patches, &name, &published, unreadable.len())
     }
 
-    fn draw_overview(&self, slide: &PlannedSlide) -> Result<()> {
+    /// Draws and publishes a slide's overview, unless the run wants none.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn draw_overview(&self, slide: &PlannedSlide) -> Result<()> {
+        if !self.overviews {
+            return Ok(());
+        }
         let low = &slide.low_power;
         let picture = overview::draw(&OverviewInput {
             thumb: &low.image,
