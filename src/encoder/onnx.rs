@@ -66,19 +66,15 @@ fn library() -> Result<&'static Loaded> {
 }
 
 fn load() -> Result<Loaded, String> {
-    let candidates = runtime::library_candidates("libonnxruntime.so");
+    const STEM: &str = "libonnxruntime.so";
     let mut reasons = Vec::new();
-    for path in candidates {
+    for path in runtime::library_candidates(STEM) {
         match load_from(&path) {
             Ok(loaded) => return Ok(loaded),
             Err(why) => reasons.push(format!("{}: {why}", path.display())),
         }
     }
-    Err(format!(
-        "ONNX Runtime is not installed: run scripts/setup, or set PARAFFIN_LIB_DIR to a directory with libonnxruntime.so \
-         (tried {})",
-        reasons.join("; ")
-    ))
+    Err(runtime::library_missing("ONNX Runtime", STEM, &reasons.join("; ")).to_string())
 }
 
 fn load_from(path: &Path) -> Result<Loaded, String> {

@@ -28,7 +28,7 @@ use crate::record::contract::{
 use crate::record::done::{self, Status};
 use crate::record::manifest::{Failures, MANIFEST_NAME, SiteManifest};
 use crate::record::publish::{self, TempFile};
-use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts};
+use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
@@ -167,13 +167,9 @@ impl Job {
     /// [`Error::Write`].
     pub fn invalidate(&self, id: &str) -> Result<()> {
         let failed = |e| Error::write("records", e);
-        for grid in fs::read_dir(&self.out).map_err(failed)? {
-            let Ok(artefacts) = fs::read_dir(grid.map_err(failed)?.path().join("records")) else { continue };
-            for artefact in artefacts {
-                match fs::remove_file(artefact.map_err(failed)?.path().join(format!("{id}.json"))) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-                    _ => {}
-                }
+        for grid in grid_dirs(&self.out).map_err(failed)? {
+            for artefact in artefacts(&grid).map_err(failed)? {
+                done::retract(&grid, &artefact, id)?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crate::codec::Scratch;
 use crate::error::Error;
 use crate::slide::region::{Part, parts};
-use crate::slide::{BlockAt, BlockKind, Level, SlideReader};
+use crate::slide::{BlockAt, Level, SlideReader};
 use crate::tiling::ReadPlan;
 
 /// Most bytes of decoded blocks that are kept for one slide.
@@ -33,7 +33,6 @@ pub struct BlockStore {
     /// Blocks that some tile needs.
     pub needed: u64,
     decoded: AtomicU64,
-    background: AtomicU64,
 }
 
 impl BlockStore {
@@ -60,7 +59,6 @@ impl BlockStore {
             free: Mutex::new(Vec::new()),
             kept: AtomicUsize::new(0),
             decoded: AtomicU64::new(0),
-            background: AtomicU64::new(0),
         }
     }
 
@@ -83,11 +81,8 @@ impl BlockStore {
         out: &mut [u8],
         pitch: usize,
     ) -> Result<(), Arc<Error>> {
-        let kind = reader.decode_block(at, plan.scale, scratch, out, pitch).map_err(Arc::new)?;
+        reader.decode_block(at, plan.scale, scratch, out, pitch).map_err(Arc::new)?;
         self.decoded.fetch_add(1, Ordering::Relaxed);
-        if kind == BlockKind::Background {
-            self.background.fetch_add(1, Ordering::Relaxed);
-        }
         Ok(())
     }
 
@@ -162,14 +157,6 @@ impl BlockStore {
             && free.len() < 64
         {
             free.push(pixels);
-        }
-    }
-
-    /// Notes that a tile will not be read, so that its blocks are not kept for it.
-    pub fn skip(&self, level: &Level, plan: &ReadPlan, tile: [i64; 2]) {
-        for part in parts(level, &plan.footprint(tile[0], tile[1]).0) {
-            let index = self.index(part.block);
-            self.release(index, Arc::new(OnceLock::new()));
         }
     }
 
