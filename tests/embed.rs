@@ -367,7 +367,7 @@ fn any_onnx_file_runs() {
     assert!(said.contains("the graph's input is"), "{said}");
     fs::write(&card_path, fitting.replace("dim = 24", "dim = 25")).expect("writes");
     let said = run_to(1, &words);
-    assert!(said.contains("its card says [batch, 25]"), "{said}");
+    assert!(said.contains("its card says float32 [batch, 25]"), "{said}");
     fs::write(&card_path, fitting.replacen("file = ", "sha256 = \"00\"\nfile = ", 1)).expect("writes");
     let said = run_to(1, &words);
     assert!(said.contains("another file, or a damaged one"), "{said}");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::encoder::Encoder;
-use crate::encoder::onnx::{self, Device, OnnxEncoder, SessionOptions};
+use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
 use crate::encoder::registry::{self, DEFAULT_ID};
 use crate::slide::openslide;
 
@@ -44,7 +44,7 @@ fn tell(name: &str, result: Result<(), String>) -> bool {
 fn try_device(device: Device) -> Result<(), String> {
     let encoder = registry::find(DEFAULT_ID, None).map_err(|e| e.to_string())?;
     let options = SessionOptions { device, threads: 1, batch: 1 };
-    let mut session = OnnxEncoder::open(&encoder, options).map_err(|e| e.to_string())?;
+    let mut session = OnnxModel::open(&encoder, options).map_err(|e| e.to_string())?.encoder();
     let px = encoder.card.input.px as usize;
     let mut out = Vec::new();
     session.embed(&vec![255; px * px * 3], 1, &mut out).map_err(|e| e.to_string())?;

@@ -2,20 +2,17 @@
 
 use std::process::ExitCode;
 
-use rayon::prelude::*;
-
 use super::args::EmbedArgs;
 use super::session::{Session, Start};
 use crate::encoder::Encoder;
-use crate::encoder::onnx::{self, Device, OnnxEncoder, SessionOptions};
-use crate::encoder::registry::{self, Available};
+use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
+use crate::encoder::registry;
 use crate::error::Result;
 use crate::job::{Job, JobOptions};
 use crate::pipeline::{self, Hooks, Staffing};
 
-/// A model up to this size has one single-threaded session per core, which is the fastest on a processor; a larger one has
-/// one session with all cores, or its weights would lie in memory several times.
-const SESSION_PER_CORE_BYTES: u64 = 512 << 20;
+/// Largest model of which several tiles are computed side by side.
+const SIDE_BY_SIDE_BYTES: u64 = 512 << 20;
 
 /// Runs the command.
 ///
@@ -35,17 +32,28 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             device: device.to_string(),
         },
     )?;
-    let (session, mut job) = match Session::start(&args.slides, &args.run, job)? {
+    let (session, job) = match Session::start(&args.slides, &args.run, job)? {
         Start::Go(session, job) => (session, job),
         Start::Done(code) => return Ok(code),
     };
     let card = &encoder.card;
     let threads = args.run.threads();
-    let encoders = open_encoders(args, &encoder, device, threads)?;
-    job.set_onnxruntime(onnx::version()?);
     let note = if card.pathology || card.note.is_empty() { String::new() } else { format!(" ({})", card.note) };
     session.say(&format!("encoder {}{note} on {device}, {} values a tile", card.id, card.output.dim));
-    let staffing = Staffing { readers: threads, batch: batch_size(args, device) };
+    // A model computes several tiles side by side, a thread each, which is the fastest on a processor; a large one one
+    // batch after the other with all cores, or each thread's intermediate values would lie in memory.
+    let (encoders, model_threads) = match device {
+        Device::Cpu if encoder.bytes <= SIDE_BY_SIDE_BYTES => (threads, 1),
+        Device::Cpu => (1, threads),
+        Device::Cuda(_) => (1, 1),
+    };
+    let batch = batch_size(args, device);
+    let staffing = Staffing { readers: threads, encoders, batch };
+    let open_encoders = || {
+        let model = OnnxModel::open(&encoder, SessionOptions { device, threads: model_threads, batch })?;
+        job.begin(Some(onnx::version()?))?;
+        Ok((0..encoders).map(|_| Box::new(model.encoder()) as Box<dyn Encoder>).collect())
+    };
     session.run(&job, |specs, meter, stop, failed, finished| {
         let hooks = Hooks {
             wanted: &|spec| !job.status(&spec.id).is_done(),
@@ -57,7 +65,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             },
             failed,
         };
-        pipeline::run(specs, job.options(), &card.input, encoders, staffing, &hooks, meter, stop)
+        pipeline::run(specs, job.options(), &card.input, open_encoders, staffing, &hooks, meter, stop)
     })
 }
 
@@ -68,21 +76,4 @@ fn batch_size(args: &EmbedArgs, device: Device) -> usize {
         Device::Cuda(_) => 64,
     };
     args.batch_size.unwrap_or(default).clamp(1, 4096)
-}
-
-fn open_encoders(
-    args: &EmbedArgs,
-    encoder: &Available,
-    device: Device,
-    threads: usize,
-) -> Result<Vec<Box<dyn Encoder>>> {
-    let (sessions, session_threads) = match device {
-        Device::Cpu if encoder.bytes <= SESSION_PER_CORE_BYTES => (threads, 1),
-        Device::Cpu => (1, threads),
-        Device::Cuda(_) => (1, 1),
-    };
-    let options = SessionOptions { device, threads: session_threads, batch: batch_size(args, device) };
-    let open = |_| OnnxEncoder::open(encoder, options).map(|e| Box::new(e) as Box<dyn Encoder>);
-    // Side by side: the graph is optimised anew for each.
-    (0..sessions).into_par_iter().map(open).collect()
 }

@@ -106,7 +106,7 @@ impl Session {
         self.progress.line(text);
     }
 
-    /// Does the work and tells how it went.
+    /// Does the work, which calls [`Job::begin`] when nothing can keep it from starting, and tells how it went.
     ///
     /// # Errors
     /// What ended the whole run.
@@ -115,7 +115,6 @@ impl Session {
         job: &Job,
         work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
     ) -> Result<ExitCode> {
-        job.begin()?;
         let Session { specs, done_before, meter, progress, stop, started } = self;
         let failures = Mutex::new(Vec::new());
         let warned = std::sync::atomic::AtomicUsize::new(0);
@@ -147,7 +146,9 @@ impl Session {
         for failure in &failures {
             *kinds.entry(failure.kind.to_string()).or_default() += 1;
         }
-        job.write_manifest(&kinds)?;
+        if job.has_begun() {
+            job.write_manifest(&kinds)?;
+        }
         if shown || !failures.is_empty() {
             let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
             eprint!("{table}");

@@ -34,6 +34,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
         Start::Done(code) => return Ok(code),
     };
     session.run(&job, |specs, meter, stop, failed, finished| {
+        job.begin(None)?;
         for spec in specs {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);

@@ -3,13 +3,15 @@
 //! The same program runs on the CPU library and on the CUDA one: which devices there are is the library's matter. Its
 //! telemetry is switched off.
 
+use std::ffi::CString;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use ort::AsPointer;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::value::{TensorElementType, TensorRef};
+use ort::value::{TensorElementType, TensorRef, TensorRefMut};
 
 use super::Encoder;
 use super::preprocess;
@@ -125,33 +127,33 @@ fn failed(e: impl std::fmt::Display) -> Error {
     Error::Encoder(e.to_string())
 }
 
-/// How sessions are made.
+/// How a model computes.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Where they compute.
+    /// Where.
     pub device: Device,
-    /// Threads of one session; 1 where several sessions run side by side.
+    /// Threads of one computation; 1 where several tiles are computed side by side.
     pub threads: usize,
     /// Tiles in every batch.
     pub batch: usize,
 }
 
-/// One session of an ONNX encoder.
-pub struct OnnxEncoder {
+/// An ONNX model that is loaded once; any number of threads compute with it side by side.
+pub struct OnnxModel {
     session: Session,
     input: Input,
-    output: String,
+    input_name: CString,
+    output_name: CString,
     dim: usize,
     batch: usize,
-    floats: Vec<f32>,
 }
 
-impl OnnxEncoder {
-    /// Opens a session and checks that the graph is what the card says.
+impl OnnxModel {
+    /// Loads a model and checks that the graph is what the card says.
     ///
     /// # Errors
     /// [`Error::Library`] where ONNX Runtime or the device is missing, [`Error::Encoder`] where graph and card differ.
-    pub fn open(encoder: &Available, options: SessionOptions) -> Result<Self> {
+    pub fn open(encoder: &Available, options: SessionOptions) -> Result<Arc<Self>> {
         let mut builder = builder(options)?;
         let session = match &encoder.model {
             Model::Embedded(bytes) => builder.commit_from_memory(bytes),
@@ -184,23 +186,58 @@ impl OnnxEncoder {
             Error::Encoder(format!("the graph has no output '{}'; it has {}", card.output.name, names.join(", ")))
         })?;
         let shape = output.dtype().tensor_shape().map(|s| s.to_vec()).unwrap_or_default();
-        let dim = card.output.dim;
-        if shape.len() != 2 || (shape[1] != -1 && shape[1] != dim as i64) {
+        let (dim, dtype) = (card.output.dim, output.dtype().tensor_type());
+        if shape.len() != 2 || (shape[1] != -1 && shape[1] != dim as i64) || dtype != Some(TensorElementType::Float32) {
             return Err(Error::Encoder(format!(
-                "output '{}' is {}, its card says [batch, {dim}]",
+                "output '{}' is {}, its card says float32 [batch, {dim}]",
                 card.output.name,
                 output.dtype()
             )));
         }
-        Ok(OnnxEncoder {
+        Ok(Arc::new(OnnxModel {
             input: card.input.clone(),
-            output: card.output.name.clone(),
+            input_name: CString::new(input.name()).map_err(failed)?,
+            output_name: CString::new(&*card.output.name).map_err(failed)?,
             dim,
             batch: options.batch,
-            floats: Vec::new(),
             session,
-        })
+        }))
     }
+
+    /// An encoder that computes with this model, for one thread.
+    #[must_use]
+    pub fn encoder(self: &Arc<Self>) -> OnnxEncoder {
+        OnnxEncoder { model: self.clone(), floats: Vec::new() }
+    }
+
+    /// Computes `n` embeddings into `out`.
+    fn run(&self, input: &impl AsPointer<Sys = ort::sys::OrtValue>, n: usize, out: &mut [f32]) -> Result<()> {
+        let output = TensorRefMut::from_array_view_mut(([n, self.dim], out)).map_err(failed)?;
+        let mut written = output.ptr().cast_mut();
+        // SAFETY: the session lives as long as `self`, the two values and the names until after the call. Run may be called
+        // by several threads at once (OrtApi::Run; the binding's own `run` asks for a session alone, for the sake of device
+        // providers, and a model on a device has one thread here). A given output is written to, not replaced.
+        #[allow(unsafe_code, reason = "the binding has no way to share a session between threads")]
+        let result = unsafe {
+            ort::Error::result_from_status((ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                std::ptr::null(),
+                [self.input_name.as_ptr()].as_ptr(),
+                [input.ptr()].as_ptr(),
+                1,
+                [self.output_name.as_ptr()].as_ptr(),
+                1,
+                &mut written,
+            ))
+        };
+        result.map_err(failed)
+    }
+}
+
+/// One thread's way to an ONNX model.
+pub struct OnnxEncoder {
+    model: Arc<OnnxModel>,
+    floats: Vec<f32>,
 }
 
 fn builder(options: SessionOptions) -> Result<SessionBuilder> {
@@ -244,36 +281,26 @@ fn device_error(device: Device, why: &str) -> Error {
 
 impl Encoder for OnnxEncoder {
     fn dim(&self) -> usize {
-        self.dim
+        self.model.dim
     }
 
     fn embed(&mut self, tiles: &[u8], n: usize, out: &mut Vec<f32>) -> Result<()> {
-        debug_assert_eq!(n, self.batch, "batches have one shape");
-        let px = self.input.px as usize;
-        let shape = match self.input.layout {
+        let model = &*self.model;
+        debug_assert_eq!(n, model.batch, "batches have one shape");
+        let px = model.input.px as usize;
+        let shape = match model.input.layout {
             Layout::Nhwc => [n, px, px, 3],
             Layout::Nchw => [n, 3, px, px],
         };
-        let outputs = match self.input.dtype {
-            Dtype::Uint8 => {
-                let input = TensorRef::from_array_view((shape, tiles)).map_err(failed)?;
-                self.session.run(ort::inputs![input])
-            }
+        out.resize(n * model.dim, 0.0);
+        match model.input.dtype {
+            Dtype::Uint8 => model.run(&*TensorRef::from_array_view((shape, tiles)).map_err(failed)?, n, out),
             Dtype::Float32 => {
-                preprocess::normalise(tiles, &self.input, &mut self.floats);
+                preprocess::normalise(tiles, &model.input, &mut self.floats);
                 let input = TensorRef::from_array_view((shape, &*self.floats)).map_err(failed)?;
-                self.session.run(ort::inputs![input])
+                model.run(&*input, n, out)
             }
         }
-        .map_err(failed)?;
-        let value = outputs.get(&self.output).ok_or_else(|| failed("the output vanished"))?;
-        let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-        if shape[..] != [n as i64, self.dim as i64] {
-            return Err(Error::Encoder(format!("the output is {:?}, [{n}, {}] is expected", &shape[..], self.dim)));
-        }
-        out.clear();
-        out.extend_from_slice(values);
-        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::json;
 
@@ -53,8 +54,10 @@ pub struct Job {
     features: Option<Artefact>,
     encoder: Option<Available>,
     precision: Precision,
-    runtime: Runtime,
     overviews: bool,
+    device: String,
+    /// ONNX Runtime's version, if a model runs; known when the run has begun.
+    onnxruntime: OnceLock<Option<String>>,
 }
 
 /// What a run does beside planning.
@@ -94,13 +97,9 @@ impl Job {
             encoder: job.encoder,
             precision: job.precision,
             overviews: job.overviews,
-            runtime: Runtime { paraffin: env!("CARGO_PKG_VERSION").into(), onnxruntime: None, device: job.device },
+            device: job.device,
+            onnxruntime: OnceLock::new(),
         })
-    }
-
-    /// Notes the runtime's version for the records, known once it is loaded.
-    pub fn set_onnxruntime(&mut self, version: &str) {
-        self.runtime.onnxruntime = Some(version.to_string());
     }
 
     /// What is done to every slide.
@@ -144,10 +143,11 @@ impl Job {
     }
 
     /// Binds OUT to the run's contracts, makes its directories, and clears away what killed runs of this host left there.
+    /// `onnxruntime` is its version, for the records.
     ///
     /// # Errors
     /// As [`Job::open_out`].
-    pub fn begin(&self) -> Result<()> {
+    pub fn begin(&self, onnxruntime: Option<&str>) -> Result<()> {
         let made = |result: io::Result<()>| result.map_err(|e| Error::write("OUT", e));
         let mut directories = vec!["contracts".to_string()];
         if self.overviews {
@@ -158,7 +158,23 @@ impl Job {
             made(publish::create_dir_all(&directory))?;
             made(publish::sweep_stale_parts(&directory).map(|_| ()))?;
         }
-        self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))
+        self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))?;
+        let _ = self.onnxruntime.set(onnxruntime.map(Into::into));
+        Ok(())
+    }
+
+    fn runtime(&self) -> Runtime {
+        Runtime {
+            paraffin: env!("CARGO_PKG_VERSION").into(),
+            onnxruntime: self.onnxruntime.get().cloned().flatten(),
+            device: self.device.clone(),
+        }
+    }
+
+    /// Whether [`Job::begin`] succeeded: before it OUT is not this run's.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.onnxruntime.get().is_some()
     }
 
     /// Makes whatever OUT holds under this id count as not done, in every grid: its slide has changed.
@@ -330,7 +346,7 @@ impl Job {
             },
             tissue: json!({ "area_mm2": slide.tissue.area_mm2, "found": slide.tissue.details }),
             warnings: slide.warnings.clone(),
-            runtime: self.runtime.clone(),
+            runtime: self.runtime(),
         };
         record.write(&self.grid_dir)?;
         self.forget_failure(&slide.spec.id);
@@ -368,7 +384,7 @@ impl Job {
         if !failed_kinds.is_empty() {
             failures.insert((grid, self.goal().name.clone()), failed_kinds.clone());
         }
-        SiteManifest::gather(&self.out, &failures, self.runtime.clone())?.write(&self.out)
+        SiteManifest::gather(&self.out, &failures, self.runtime())?.write(&self.out)
     }
 
     /// The same, where a run that had nothing to do finds none.

@@ -14,6 +14,7 @@
 
 pub mod blocks;
 pub mod meter;
+mod pool;
 pub mod prepare;
 pub mod read;
 
@@ -30,6 +31,7 @@ use crate::encoder::registry::Input;
 use crate::error::{Error, Result};
 use crate::features::FeatureWriter;
 use meter::Meter;
+use pool::Pool;
 use prepare::{PlannedSlide, PrepareOptions, SlideSpec, prepare};
 use read::TileReader;
 
@@ -57,11 +59,16 @@ pub struct Hooks<'a> {
     pub failed: &'a (dyn Fn(&SlideSpec, &Error) + Sync),
 }
 
+/// Tiles that are read ahead at least: while the model is loaded, the next slide is opened, a disk is slow.
+const AHEAD: usize = 64;
+
 /// How a run is staffed.
 #[derive(Clone, Copy, Debug)]
 pub struct Staffing {
     /// Threads that read tiles.
     pub readers: usize,
+    /// Threads that embed them.
+    pub encoders: usize,
     /// Tiles in a batch.
     pub batch: usize,
 }
@@ -91,16 +98,17 @@ enum ToWriter {
     Failed { slide: usize, error: Error },
 }
 
-/// Embeds slides with one encoder copy per entry of `encoders`; returns when all are published or failed, or `stop` is set.
+/// Embeds slides; returns when all are published or failed, or `stop` is set. `open_encoders` gives one encoder for each of
+/// [`Staffing::encoders`]; it is called while the first slide is being opened and read, and before any hook that writes.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after `stop`, or the encoder's failure. A slide's own failure goes to [`Hooks::failed`].
+/// [`Error::Interrupted`] after `stop`, or the encoders' failure. A slide's own failure goes to [`Hooks::failed`].
 #[allow(clippy::too_many_arguments, reason = "the run's parts, each of its own kind, named once at the only call")]
 pub fn run(
     specs: &[SlideSpec],
     options: &PrepareOptions,
     input: &Input,
-    encoders: Vec<Box<dyn Encoder>>,
+    open_encoders: impl FnOnce() -> Result<Vec<Box<dyn Encoder>>>,
     staffing: Staffing,
     hooks: &Hooks,
     meter: &Meter,
@@ -108,22 +116,25 @@ pub fn run(
 ) -> Result<()> {
     let fatal: Mutex<Option<Error>> = Mutex::new(None);
     let batch_bytes = staffing.batch * (input.px * input.px * 3) as usize;
-    let pool_size = 2 * encoders.len() + staffing.readers;
+    let pool_size = (2 * staffing.encoders + staffing.readers).max(AHEAD / staffing.batch);
     let (planned_tx, planned_rx) = bounded::<Arc<Active>>(1);
-    let (free_tx, free_rx) = bounded::<Vec<u8>>(pool_size);
+    let pool = &Pool::new(pool_size, batch_bytes);
     let (batch_tx, batch_rx) = bounded::<Batch>(pool_size);
     let (row_tx, row_rx) = bounded::<ToWriter>(4 * pool_size);
-    for _ in 0..pool_size {
-        let _ = free_tx.send(vec![255; batch_bytes]);
-    }
     // A channel closes when the last holder of its other end is gone, so each thread owns what it uses and nobody else does.
     let dispatcher = Arc::new(Mutex::new(Dispatcher { planned: planned_rx, current: None }));
+    let end = &|e| {
+        stop.store(true, Ordering::Relaxed);
+        if let Ok(mut fatal) = fatal.lock() {
+            fatal.get_or_insert(e);
+        }
+    };
     std::thread::scope(|scope| {
         scope.spawn(|| open_slides(specs, options, planned_tx, hooks, meter, stop));
         for _ in 0..staffing.readers {
             let reader = Reader {
                 dispatcher: dispatcher.clone(),
-                free: free_rx.clone(),
+                pool,
                 batches: batch_tx.clone(),
                 rows: row_tx.clone(),
                 options,
@@ -134,20 +145,26 @@ pub fn run(
             };
             scope.spawn(move || reader.run());
         }
-        for encoder in encoders {
-            let (batches, rows, free) = (batch_rx.clone(), row_tx.clone(), free_tx.clone());
-            let fatal = &fatal;
-            scope.spawn(move || {
-                if let Err(e) = embed_batches(encoder, staffing.batch, &batches, &rows, &free, meter) {
-                    stop.store(true, Ordering::Relaxed);
-                    if let Ok(mut fatal) = fatal.lock() {
-                        fatal.get_or_insert(e);
-                    }
+        match open_encoders() {
+            Ok(encoders) => {
+                for encoder in encoders {
+                    let (batches, rows) = (batch_rx.clone(), row_tx.clone());
+                    scope.spawn(move || {
+                        if let Err(e) = embed_batches(encoder, staffing.batch, &batches, &rows, pool, meter, stop) {
+                            end(e);
+                        }
+                        pool.close();
+                    });
                 }
-            });
+                drop((dispatcher, batch_tx, batch_rx, row_tx));
+                write_rows(&row_rx, hooks, meter);
+            }
+            Err(e) => {
+                end(e);
+                pool.close();
+                drop((dispatcher, batch_tx, batch_rx, row_tx, row_rx));
+            }
         }
-        drop((dispatcher, free_rx, batch_tx, batch_rx, row_tx, free_tx));
-        write_rows(&row_rx, hooks, meter);
     });
     if let Ok(Some(e)) = fatal.into_inner() {
         return Err(e);
@@ -233,7 +250,7 @@ impl Dispatcher {
 /// One reading thread.
 struct Reader<'a> {
     dispatcher: Arc<Mutex<Dispatcher>>,
-    free: Receiver<Vec<u8>>,
+    pool: &'a Pool,
     batches: Sender<Batch>,
     rows: Sender<ToWriter>,
     options: &'a PrepareOptions,
@@ -249,12 +266,13 @@ impl Reader<'_> {
         let mut tile = Vec::new();
         let picture = (self.input.px * self.input.px * 3) as usize;
         while !self.stop.load(Ordering::Relaxed) {
-            let Ok(mut tiles) = self.meter.readers_wait_model.time(|| self.free.recv()) else { return };
+            let Some(mut tiles) = self.meter.readers_wait_model.time(|| self.pool.take()) else { return };
             let work = match self.dispatcher.lock() {
                 Ok(mut dispatcher) => dispatcher.next(self.batch, &self.rows, self.meter),
                 Err(_) => return,
             };
             if work.is_empty() {
+                self.pool.give(tiles);
                 return;
             }
             let entries = self.meter.reading.time(|| {
@@ -317,18 +335,23 @@ fn embed_batches(
     batch: usize,
     batches: &Receiver<Batch>,
     rows: &Sender<ToWriter>,
-    free: &Sender<Vec<u8>>,
+    pool: &Pool,
     meter: &Meter,
+    stop: &AtomicBool,
 ) -> Result<()> {
     let mut first = true;
     loop {
         let received =
             if std::mem::take(&mut first) { batches.recv() } else { meter.model_waits.time(|| batches.recv()) };
         let Ok(Batch { tiles, entries }) = received else { return Ok(()) };
+        // What was read ahead is not computed any more: a large model would take minutes for it.
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut values = Vec::new();
         meter.embedding.time(|| encoder.embed(&tiles, batch, &mut values))?;
         meter.tiles_done.add(entries.len() as u64);
-        let _ = free.send(tiles);
+        pool.give(tiles);
         if rows.send(ToWriter::Rows { entries, values }).is_err() {
             return Ok(());
         }
