@@ -5,7 +5,7 @@
 
 use std::io::Read;
 
-use super::Target;
+use super::{Coding, Target};
 
 /// Byte-wise compression of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,19 @@ pub enum Packing {
     Deflate,
     /// Zstandard frame.
     Zstd,
+}
+
+impl Packing {
+    /// What it is called.
+    #[must_use]
+    pub fn kind(self) -> Coding {
+        match self {
+            Packing::None => Coding::Raw,
+            Packing::Lzw => Coding::Lzw,
+            Packing::Deflate => Coding::Deflate,
+            Packing::Zstd => Coding::Zstd,
+        }
+    }
 }
 
 /// What the samples of a block mean.

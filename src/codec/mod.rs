@@ -6,6 +6,44 @@
 pub mod jpeg;
 pub mod lossless;
 
+/// How a level's blocks are compressed, as far as anyone who does not decode them needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// Baseline or progressive JPEG; can be decoded at 1/2, 1/4 and 1/8 of its size.
+    Jpeg,
+    /// Uncompressed.
+    Raw,
+    /// TIFF LZW.
+    Lzw,
+    /// Deflate (zlib).
+    Deflate,
+    /// Zstandard.
+    Zstd,
+    /// Decoded by OpenSlide; what lies in the file is not known here.
+    OpenSlide,
+}
+
+impl Coding {
+    /// The name that `info` and the records print.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Coding::Jpeg => "jpeg",
+            Coding::Raw => "raw",
+            Coding::Lzw => "lzw",
+            Coding::Deflate => "deflate",
+            Coding::Zstd => "zstd",
+            Coding::OpenSlide => "openslide",
+        }
+    }
+
+    /// Whether the decoder itself can produce a block at a reduced size, cheaper than decoding and averaging it.
+    #[must_use]
+    pub fn scales(self) -> bool {
+        self == Coding::Jpeg
+    }
+}
+
 /// By how much a block is reduced while it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -73,6 +111,61 @@ impl Target<'_> {
     pub fn fill_white(&mut self) {
         for y in 0..self.height {
             self.row(y).fill(255);
+        }
+    }
+}
+
+/// How a block lies in the file, with all that is needed to decode it.
+pub enum BlockCoding {
+    /// A JPEG stream; its `tables` may stand apart.
+    Jpeg {
+        /// Tables that the stream lacks.
+        tables: Option<Vec<u8>>,
+        /// What its components are.
+        colour: jpeg::Colour,
+    },
+    /// Samples, packed without loss or not at all.
+    Packed {
+        /// The packing.
+        packing: lossless::Packing,
+        /// What the samples mean.
+        samples: lossless::Samples,
+    },
+}
+
+impl BlockCoding {
+    /// What it is called.
+    #[must_use]
+    pub fn kind(&self) -> Coding {
+        match self {
+            BlockCoding::Jpeg { .. } => Coding::Jpeg,
+            BlockCoding::Packed { packing, .. } => packing.kind(),
+        }
+    }
+
+    /// Decodes the block of `size` pixels that lies in `scratch.compressed` to interleaved 8-bit RGB, reduced by `scale`.
+    ///
+    /// # Errors
+    /// Says in words what is wrong with the block.
+    pub fn decode(
+        &self,
+        scratch: &mut Scratch,
+        size: (u32, u32),
+        scale: Scale,
+        target: &mut Target,
+    ) -> Result<(), String> {
+        let Scratch { jpeg, compressed, staging } = scratch;
+        match self {
+            BlockCoding::Jpeg { tables, colour } => {
+                jpeg::assemble(tables.as_deref(), compressed, *colour, size, staging)?;
+                jpeg::decode(jpeg, staging, size, scale, target)
+            }
+            BlockCoding::Packed { packing, samples } => {
+                debug_assert_eq!(scale, Scale::Full, "lossless codings have no reduced size");
+                lossless::unpack(*packing, compressed, samples.bytes(size.0, size.1), staging)?;
+                lossless::to_rgb(staging, *samples, target);
+                Ok(())
+            }
         }
     }
 }

@@ -10,9 +10,9 @@
 //! missing is white, while OpenSlide computes lower levels over a missing level-0 block from level 0.
 
 use super::mpp::{MppSource, parse_number};
-use super::tiff::{Tiff, tag};
+use super::tiff::tag;
 use super::tiled::{TiledPage, TiledTiff};
-use super::{SlideInfo, StatedMpp};
+use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::Result;
 
 /// Keys of the description that may identify a slide, a person, a day or a device.
@@ -37,16 +37,19 @@ const IDENTIFYING: &[&str] = &[
 
 /// Whether this TIFF is an SVS.
 #[must_use]
-pub fn recognise(tiff: &Tiff) -> bool {
-    let page = &tiff.pages[0];
-    page.has(tag::TILE_WIDTH) && tiff.text(page, tag::IMAGE_DESCRIPTION).is_some_and(|t| t.starts_with("Aperio"))
+pub fn recognise(probe: &Probe) -> bool {
+    probe.is_tiff(|tiff| {
+        let page = &tiff.pages[0];
+        page.has(tag::TILE_WIDTH) && tiff.text(page, tag::IMAGE_DESCRIPTION).is_some_and(|t| t.starts_with("Aperio"))
+    })
 }
 
 /// Opens an SVS.
 ///
 /// # Errors
 /// As [`TiledPage::new`] and [`TiledTiff::new`].
-pub fn open(tiff: Tiff) -> Result<TiledTiff> {
+pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
+    let tiff = probe.into_tiff()?;
     let description = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
     let value = |key: &str| values(&description).filter(|(k, _)| *k == key).last().map(|(_, v)| v);
     let mut notes = Vec::new();
@@ -86,7 +89,7 @@ pub fn open(tiff: Tiff) -> Result<TiledTiff> {
         icc_profile: tiff.pages[0].has(tag::ICC_PROFILE),
         notes,
     };
-    TiledTiff::new(tiff, info, pages)
+    Ok(Box::new(TiledTiff::new(tiff, info, pages)?))
 }
 
 /// `key = value` pairs of a description: everything after the first bar.

@@ -11,7 +11,7 @@
 use super::mpp::MppSource;
 use super::tiff::{Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
-use super::{SlideInfo, StatedMpp};
+use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::Result;
 
 /// TIFF tags whose values may identify a slide, a person, a day or a machine.
@@ -33,9 +33,8 @@ pub(super) fn identifying_tags(tiff: &Tiff) -> Vec<String> {
 
 /// Whether this TIFF can be read as a generic pyramid: no vendor's mark, and tiles.
 #[must_use]
-pub fn recognise(tiff: &Tiff) -> bool {
-    let page = &tiff.pages[0];
-    page.has(tag::TILE_WIDTH) && foreign_vendor(tiff).is_none()
+pub fn recognise(probe: &Probe) -> bool {
+    probe.is_tiff(|tiff| tiff.pages[0].has(tag::TILE_WIDTH) && foreign_vendor(tiff).is_none())
 }
 
 /// The vendor whose files look like TIFF but need their own reader (today: OpenSlide's).
@@ -63,7 +62,8 @@ pub fn foreign_vendor(tiff: &Tiff) -> Option<&'static str> {
 ///
 /// # Errors
 /// As [`TiledPage::new`] and [`TiledTiff::new`].
-pub fn open(tiff: Tiff) -> Result<TiledTiff> {
+pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
+    let tiff = probe.into_tiff()?;
     let mut pages = Vec::new();
     let mut notes = Vec::new();
     for (i, page) in tiff.pages.iter().enumerate() {
@@ -87,7 +87,7 @@ pub fn open(tiff: Tiff) -> Result<TiledTiff> {
         icc_profile: tiff.pages[0].has(tag::ICC_PROFILE),
         notes,
     };
-    TiledTiff::new(tiff, info, pages)
+    Ok(Box::new(TiledTiff::new(tiff, info, pages)?))
 }
 
 /// µm per pixel from the resolution tags of page 0; `None` without a physical unit.

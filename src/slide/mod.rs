@@ -16,47 +16,9 @@ pub mod tiled;
 
 use std::path::Path;
 
-pub use crate::codec::Scale;
+pub use crate::codec::{Coding, Scale};
 use crate::error::{Error, Result};
 use mpp::{Mpp, MppOverride};
-
-/// How a level's blocks are compressed, as far as anyone outside the reader needs to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    /// Baseline or progressive JPEG; can be decoded at 1/2, 1/4 and 1/8 of its size.
-    Jpeg,
-    /// Uncompressed.
-    Raw,
-    /// TIFF LZW.
-    Lzw,
-    /// Deflate (zlib).
-    Deflate,
-    /// Zstandard.
-    Zstd,
-    /// Decoded by OpenSlide; what lies in the file is not known here.
-    OpenSlide,
-}
-
-impl Coding {
-    /// The name that `info` and the records print.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Coding::Jpeg => "jpeg",
-            Coding::Raw => "raw",
-            Coding::Lzw => "lzw",
-            Coding::Deflate => "deflate",
-            Coding::Zstd => "zstd",
-            Coding::OpenSlide => "openslide",
-        }
-    }
-
-    /// Whether the decoder itself can produce a block at a reduced size, cheaper than decoding and averaging it.
-    #[must_use]
-    pub fn scales(self) -> bool {
-        self == Coding::Jpeg
-    }
-}
 
 /// One level of the pyramid.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,12 +122,52 @@ pub trait SlideReader: Send + Sync {
     ) -> Result<BlockKind>;
 }
 
+/// A file that wants to be a slide: what formats recognise themselves by.
+pub struct Probe<'a> {
+    /// Where it lies; a format of several files finds the others beside it.
+    pub path: &'a Path,
+    /// Its first bytes, 4096 where it has as many.
+    pub head: Vec<u8>,
+    /// Its structure, if it is a TIFF.
+    pub tiff: Option<tiff::Tiff>,
+}
+
+impl<'a> Probe<'a> {
+    /// Looks into a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::NotASlide`] for an empty file, [`Error::Damaged`] for a TIFF without sound structure.
+    pub fn new(path: &'a Path) -> Result<Self> {
+        let source = source::Source::open(path).map_err(Error::Read)?;
+        let mut head = Vec::new();
+        source.read(0, source.length().min(4096) as usize, &mut head).map_err(Error::Read)?;
+        if head.is_empty() {
+            return Err(Error::NotASlide("the file is empty".into()));
+        }
+        let tiff = if tiff::is_tiff(&head) { Some(tiff::Tiff::open(source)?) } else { None };
+        Ok(Probe { path, head, tiff })
+    }
+
+    /// Whether it is a TIFF of which `is` holds.
+    pub fn is_tiff(&self, is: impl FnOnce(&tiff::Tiff) -> bool) -> bool {
+        self.tiff.as_ref().is_some_and(is)
+    }
+
+    /// The TIFF that the format recognised.
+    ///
+    /// # Errors
+    /// [`Error::NotASlide`] where there is none.
+    pub fn into_tiff(self) -> Result<tiff::Tiff> {
+        self.tiff.ok_or_else(|| Error::NotASlide("no TIFF header".into()))
+    }
+}
+
 /// A native format: how it is recognised and opened. A new one is a file and a line in [`FORMATS`].
 pub struct Format {
     /// The name in `info`, records and the README's table.
     pub name: &'static str,
-    recognise: fn(&tiff::Tiff) -> bool,
-    open: fn(tiff::Tiff) -> Result<tiled::TiledTiff>,
+    recognise: fn(&Probe) -> bool,
+    open: fn(Probe) -> Result<Box<dyn SlideReader>>,
 }
 
 /// The native formats in the order they are tried; the most particular first.
@@ -191,24 +193,10 @@ impl Slide {
     /// [`Error::NotASlide`], [`Error::Damaged`], [`Error::Unsupported`], [`Error::Read`], or [`Error::Library`] where only
     /// OpenSlide could read it and is not installed.
     pub fn open(path: &Path) -> Result<Self> {
-        let source = source::Source::open(path).map_err(Error::Read)?;
-        let mut head = Vec::new();
-        source.read(0, source.length().min(4096) as usize, &mut head).map_err(Error::Read)?;
-        if head.is_empty() {
-            return Err(Error::NotASlide("the file is empty".into()));
-        }
-        if tiff::is_tiff(&head) {
-            let tiff = tiff::Tiff::open(source)?;
-            let Some(format) = FORMATS.iter().find(|f| (f.recognise)(&tiff)) else {
-                return match generic::foreign_vendor(&tiff) {
-                    Some(_) => Self::through_openslide(path),
-                    None => Err(Error::Unsupported(
-                        "a TIFF without tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)".into(),
-                    )),
-                };
-            };
-            return match (format.open)(tiff) {
-                Ok(reader) => Ok(Slide { reader: Box::new(reader) }),
+        let probe = Probe::new(path)?;
+        if let Some(format) = FORMATS.iter().find(|f| (f.recognise)(&probe)) {
+            return match (format.open)(probe) {
+                Ok(reader) => Ok(Slide { reader }),
                 // OpenSlide knows codings that the native reader does not; where it fails too, the first reason counts.
                 Err(Error::Unsupported(why)) => Self::through_openslide(path).map_err(|e| match e {
                     Error::Library(_) => e,
@@ -217,10 +205,14 @@ impl Slide {
                 Err(e) => Err(e),
             };
         }
-        if is_foreign(path, &head) {
-            return Self::through_openslide(path);
+        match &probe.tiff {
+            Some(tiff) if generic::foreign_vendor(tiff).is_some() => Self::through_openslide(path),
+            Some(_) => Err(Error::Unsupported(
+                "a TIFF without tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)".into(),
+            )),
+            None if is_foreign(path, &probe.head) => Self::through_openslide(path),
+            None => Err(Error::NotASlide("the content is no slide format".into())),
         }
-        Err(Error::NotASlide("the content is no slide format".into()))
     }
 
     fn through_openslide(path: &Path) -> Result<Self> {

@@ -37,6 +37,7 @@ pub mod tag {
     pub const TILE_LENGTH: u16 = 323;
     pub const TILE_OFFSETS: u16 = 324;
     pub const TILE_BYTE_COUNTS: u16 = 325;
+    pub const SUB_IFDS: u16 = 330;
     pub const EXTRA_SAMPLES: u16 = 338;
     pub const SAMPLE_FORMAT: u16 = 339;
     pub const JPEG_TABLES: u16 = 347;
@@ -151,6 +152,19 @@ impl Tiff {
             return Err(Error::Damaged("a TIFF without pages".into()));
         }
         Ok(tiff)
+    }
+
+    /// The pages that a page names as its own (tag 330), such as an OME-TIFF's reduced levels; their own are not followed.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where a directory breaks the rules.
+    pub fn sub_pages(&self, page: &Page) -> Result<Vec<Page>> {
+        let offsets = self.numbers(page, tag::SUB_IFDS, MAX_PAGES as u64).map_err(Error::Damaged)?.unwrap_or_default();
+        let page = |offset: &u64| {
+            let read = self.directory(*offset);
+            read.map(|(page, _)| page).map_err(|why| Error::Damaged(format!("TIFF page at byte {offset}: {why}")))
+        };
+        offsets.iter().map(page).collect()
     }
 
     fn directory(&self, offset: u64) -> Result<(Page, u64), String> {

@@ -5,20 +5,15 @@
 //! [`Error::Unsupported`] here and go through OpenSlide where it knows them.
 
 use super::tiff::{Page, Tiff, tag};
-use super::{BlockAt, BlockKind, Coding, Level, Scale, SlideInfo, SlideReader, downsample_between};
+use super::{BlockAt, BlockKind, Level, Scale, SlideInfo, SlideReader, downsample_between};
 use crate::codec::lossless::{Alpha, Packing, Samples};
-use crate::codec::{Scratch, Target, jpeg, lossless};
+use crate::codec::{BlockCoding, Scratch, Target, jpeg};
 use crate::error::{Error, Result};
 
 /// Largest block that is accepted, in pixels: 16 times the largest that scanners write (1024 x 1024 to 2048 x 2048).
 const MAX_BLOCK_PX: u64 = 1 << 26;
 /// Most blocks in a level: a million pixels square in blocks of 256 has 15 million.
 const MAX_BLOCKS: u64 = 1 << 25;
-
-enum BlockCoding {
-    Jpeg { tables: Option<Vec<u8>>, colour: jpeg::Colour },
-    Packed { packing: Packing, samples: Samples },
-}
 
 /// One tiled page.
 pub struct TiledPage {
@@ -60,14 +55,14 @@ impl TiledPage {
         if number(tag::PLANAR_CONFIGURATION, 1)? != 1 {
             return Err(Error::Unsupported("colours in separate planes (planar configuration 2)".into()));
         }
-        let (coding, block_coding) = coding(tiff, page)?;
+        let coding = block_coding(tiff, page)?;
         let level = Level {
             width,
             height,
             downsample: 1.0,
             block_width: block_width as u32,
             block_height: block_height as u32,
-            coding,
+            coding: coding.kind(),
         };
         let (columns, rows) = level.block_grid();
         let blocks = u64::from(columns) * u64::from(rows);
@@ -79,7 +74,7 @@ impl TiledPage {
             byte_counts: tiff.table(page, tag::TILE_BYTE_COUNTS, blocks).map_err(damaged)?,
             level,
             columns,
-            coding: block_coding,
+            coding,
         })
     }
 
@@ -90,7 +85,7 @@ impl TiledPage {
     }
 }
 
-fn coding(tiff: &Tiff, page: &Page) -> Result<(Coding, BlockCoding)> {
+fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
     let number = |tag, default| tiff.number_or(page, tag, default).map_err(Error::Damaged);
     let per_pixel = number(tag::SAMPLES_PER_PIXEL, 1)?;
     let photometric = number(tag::PHOTOMETRIC, 2)?;
@@ -117,13 +112,13 @@ fn coding(tiff: &Tiff, page: &Page) -> Result<(Coding, BlockCoding)> {
         };
         let tables = tiff.blob(page, tag::JPEG_TABLES).map_err(Error::Damaged)?;
         // Some writers leave an empty stream (SOI, EOI) there.
-        return Ok((Coding::Jpeg, BlockCoding::Jpeg { tables: tables.filter(|t| t.len() > 4), colour }));
+        return Ok(BlockCoding::Jpeg { tables: tables.filter(|t| t.len() > 4), colour });
     }
-    let (coding, packing) = match compression {
-        1 => (Coding::Raw, Packing::None),
-        5 => (Coding::Lzw, Packing::Lzw),
-        8 | 32946 => (Coding::Deflate, Packing::Deflate),
-        50000 => (Coding::Zstd, Packing::Zstd),
+    let packing = match compression {
+        1 => Packing::None,
+        5 => Packing::Lzw,
+        8 | 32946 => Packing::Deflate,
+        50000 => Packing::Zstd,
         33003 | 33005 | 34712 => return Err(Error::Unsupported("JPEG2000 blocks".into())),
         50001 => return Err(Error::Unsupported("WebP blocks".into())),
         other => return Err(Error::Unsupported(format!("TIFF compression {other}"))),
@@ -135,7 +130,7 @@ fn coding(tiff: &Tiff, page: &Page) -> Result<(Coding, BlockCoding)> {
     };
     match (photometric, per_pixel, bits) {
         (0 | 1, 1 | 2, 8 | 16) | (2, 3 | 4, 8 | 16) => {}
-        _ => return unsupported(coding.name()),
+        _ => return unsupported(packing.kind().name()),
     }
     let alpha = match number(tag::EXTRA_SAMPLES, 0)? {
         1 => Alpha::Associated,
@@ -150,7 +145,7 @@ fn coding(tiff: &Tiff, page: &Page) -> Result<(Coding, BlockCoding)> {
         predictor,
         big_endian: tiff.big_endian,
     };
-    Ok((coding, BlockCoding::Packed { packing, samples }))
+    Ok(BlockCoding::Packed { packing, samples })
 }
 
 /// A slide whose levels are tiled TIFF pages.
@@ -243,21 +238,7 @@ impl SlideReader for TiledTiff {
             std::io::ErrorKind::UnexpectedEof => wrong(e.to_string()),
             _ => Error::Read(e),
         })?;
-        match &page.coding {
-            BlockCoding::Jpeg { tables, colour } => {
-                jpeg::assemble(tables.as_deref(), &scratch.compressed, *colour, (width, height), &mut scratch.staging)
-                    .and_then(|()| {
-                        jpeg::decode(&mut scratch.jpeg, &scratch.staging, (width, height), scale, &mut target)
-                    })
-                    .map_err(wrong)?;
-            }
-            BlockCoding::Packed { packing, samples } => {
-                debug_assert_eq!(scale, Scale::Full, "only JPEG decodes at a reduced size");
-                let expected = samples.bytes(width, height);
-                lossless::unpack(*packing, &scratch.compressed, expected, &mut scratch.staging).map_err(wrong)?;
-                lossless::to_rgb(&mut scratch.staging, *samples, &mut target);
-            }
-        }
+        page.coding.decode(scratch, (width, height), scale, &mut target).map_err(wrong)?;
         Ok(BlockKind::Decoded)
     }
 }
