@@ -9,8 +9,8 @@
 //! depend on its place in a batch, so features do not depend on threads, neighbours or interruptions.
 //!
 //! **Memory** is what these bounds hold, whatever a slide's size: three planned slides (one waiting, one being planned, one
-//! being read) with a low-power picture each, [`blocks::BUDGET_BYTES`] of decoded blocks, `2 M + R` batches of tiles, a chunk
-//! of rows per open feature file, and the encoders themselves.
+//! being read) with a low-power picture each, [`blocks::BUDGET_BYTES`] of decoded blocks, `2 M + R` batches of tiles but at
+//! least [`AHEAD`] tiles, a chunk of rows per open feature file, and the model itself.
 
 pub mod blocks;
 pub mod meter;
