@@ -33,7 +33,12 @@ pub struct BlockStore {
     /// Blocks that some tile needs.
     pub needed: u64,
     decoded: AtomicU64,
+    /// Tiles whose bytes were asked for.
+    asked: AtomicUsize,
 }
+
+/// Most bytes of pixels whose compressed bytes are asked for at a time.
+const AHEAD_BYTES: usize = 64 << 20;
 
 impl BlockStore {
     /// Counts which blocks the tiles need.
@@ -59,6 +64,7 @@ impl BlockStore {
             free: Mutex::new(Vec::new()),
             kept: AtomicUsize::new(0),
             decoded: AtomicU64::new(0),
+            asked: AtomicUsize::new(0),
         }
     }
 
@@ -66,6 +72,23 @@ impl BlockStore {
     #[must_use]
     pub fn decoded(&self) -> u64 {
         self.decoded.load(Ordering::Relaxed)
+    }
+
+    /// Asks the operating system for the blocks of the tiles after the one at `row`, some hundred tiles at a time and in the
+    /// file's order: a disk or a network share then sees long reads, and nobody waits for single ones.
+    pub fn read_ahead(&self, reader: &dyn SlideReader, level: &Level, plan: &ReadPlan, tiles: &[[i64; 2]], row: usize) {
+        let (region, _) = plan.footprint(0, 0);
+        let chunk = (AHEAD_BYTES / (region.width as usize * region.height as usize * 3).max(1)).clamp(1, 128);
+        let wanted = ((row / chunk + 2) * chunk).min(tiles.len());
+        let asked = self.asked.fetch_max(wanted, Ordering::Relaxed);
+        if asked >= wanted {
+            return;
+        }
+        let regions = tiles[asked..wanted].iter().map(|[x, y]| plan.footprint(*x, *y).0);
+        let mut blocks: Vec<BlockAt> = regions.flat_map(|r| parts(level, &r).map(|part| part.block)).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        reader.read_ahead(&blocks);
     }
 
     fn index(&self, at: BlockAt) -> u32 {

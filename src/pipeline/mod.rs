@@ -60,7 +60,7 @@ pub struct Hooks<'a> {
 }
 
 /// Tiles that are read ahead at least: while the model is loaded, the next slide is opened, a disk is slow.
-const AHEAD: usize = 64;
+pub const AHEAD: usize = 64;
 
 /// How a run is staffed.
 #[derive(Clone, Copy, Debug)]
@@ -274,6 +274,12 @@ impl Reader<'_> {
             if work.is_empty() {
                 self.pool.give(tiles);
                 return;
+            }
+            if let (Some((first, row)), Some((last, _))) = (work.first(), work.last()) {
+                first.slide.read_ahead(*row);
+                if !Arc::ptr_eq(first, last) {
+                    last.slide.read_ahead(0);
+                }
             }
             let entries = self.meter.reading.time(|| {
                 let slots = work.iter().zip(tiles.chunks_exact_mut(picture));

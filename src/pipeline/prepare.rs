@@ -78,6 +78,11 @@ impl PlannedSlide {
     pub fn level(&self) -> &Level {
         &self.slide.info().levels[self.plan.level]
     }
+
+    /// Asks for the bytes of the tiles after the one at `row` of the plan.
+    pub fn read_ahead(&self, row: usize) {
+        self.blocks.read_ahead(self.slide.reader.as_ref(), self.level(), &self.plan, &self.tiles, row);
+    }
 }
 
 /// The levels as the plan sees them.

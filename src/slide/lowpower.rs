@@ -42,6 +42,9 @@ impl LowPower {
 /// A tenth coarser than wanted is as good; it saves decoding the next finer level.
 const SLACK: f64 = 1.1;
 
+/// Rows of blocks whose bytes are asked for ahead.
+const AHEAD_ROWS: u32 = 4;
+
 /// How a low-power picture is made of a level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reduction {
@@ -86,7 +89,14 @@ pub fn read(slide: &Slide, wanted: f64, allow_failed: u64) -> Result<LowPower> {
     let mut averager = Averager::new(width, height, average as usize);
     let mut blocks: Vec<Vec<u8>> = (0..columns).map(|_| Vec::new()).collect();
     let mut failed_blocks = 0;
+    let of_rows = |rows: std::ops::Range<u32>| -> Vec<BlockAt> {
+        rows.flat_map(|row| (0..columns).map(move |col| BlockAt { level: number, row, col })).collect()
+    };
+    slide.reader.read_ahead(&of_rows(0..rows.min(AHEAD_ROWS)));
     for row in 0..rows {
+        if row + AHEAD_ROWS < rows {
+            slide.reader.read_ahead(&of_rows(row + AHEAD_ROWS..row + AHEAD_ROWS + 1));
+        }
         let results: Vec<Result<()>> = blocks
             .par_iter_mut()
             .enumerate()

@@ -120,6 +120,10 @@ pub trait SlideReader: Send + Sync {
         out: &mut [u8],
         pitch: usize,
     ) -> Result<BlockKind>;
+
+    /// Hears which blocks will be decoded soon, sorted; a reader that knows where they lie asks the operating system for them
+    /// (see [`source::Source::will_need`]). Nothing depends on it.
+    fn read_ahead(&self, _blocks: &[BlockAt]) {}
 }
 
 /// A file that wants to be a slide: what formats recognise themselves by.

@@ -2,8 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Gaps up to this size are read over: on a disk or a share a new request costs more.
+const GAP_BYTES: u64 = 128 << 10;
 
 /// An open slide file.
 pub struct Source {
@@ -34,6 +38,24 @@ impl Source {
         offset.checked_add(count).is_some_and(|end| end <= self.length)
     }
 
+    /// Asks the operating system to fetch these pieces (offset, count) in the background. Pieces with small gaps between them
+    /// become one; nothing happens where the system does not do that, and nothing can fail.
+    pub fn will_need(&self, mut pieces: Vec<(u64, u64)>) {
+        pieces.retain(|(offset, count)| *count > 0 && self.holds(*offset, *count));
+        for (start, end) in joined(pieces) {
+            self.advise(start, end);
+        }
+    }
+
+    fn advise(&self, start: u64, end: u64) {
+        let (Ok(offset), Ok(length)) = (i64::try_from(start), i64::try_from(end - start)) else { return };
+        // SAFETY: the descriptor is open as long as `self`; the call takes numbers only.
+        #[allow(unsafe_code, reason = "the standard library has no way to ask for bytes ahead")]
+        unsafe {
+            libc::posix_fadvise(self.file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED);
+        }
+    }
+
     /// Reads exactly `count` bytes at `offset` into `out` (cleared first).
     ///
     /// # Errors
@@ -47,5 +69,31 @@ impl Source {
         }
         out.resize(count, 0);
         self.file.read_exact_at(out, offset)
+    }
+}
+
+/// Pieces (offset, count) in the file's order as ranges (start, end), those with small gaps between them as one.
+fn joined(mut pieces: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    pieces.sort_unstable();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (offset, count) in pieces {
+        match ranges.last_mut() {
+            Some((_, end)) if offset <= *end + GAP_BYTES => *end = (*end).max(offset + count),
+            _ => ranges.push((offset, offset + count)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_in_one_go() {
+        let far = 2 * GAP_BYTES;
+        assert_eq!(joined(vec![(200, 50), (0, 100), (120, 10)]), [(0, 250)]);
+        assert_eq!(joined(vec![(far, 10), (0, 100), (far + 2, 3)]), [(0, 100), (far, far + 10)]);
+        assert_eq!(joined(Vec::new()), []);
     }
 }

@@ -241,4 +241,12 @@ impl SlideReader for TiledTiff {
         page.coding.decode(scratch, (width, height), scale, &mut target).map_err(wrong)?;
         Ok(BlockKind::Decoded)
     }
+    fn read_ahead(&self, blocks: &[BlockAt]) {
+        let place = |at: &BlockAt| {
+            let page = &self.pages[at.level];
+            let block = at.row as usize * page.columns as usize + at.col as usize;
+            (page.offsets[block], page.byte_counts[block])
+        };
+        self.tiff.source.will_need(blocks.iter().map(place).collect());
+    }
 }
