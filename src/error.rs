@@ -20,6 +20,9 @@ pub enum Error {
     /// The file is valid, but uses something that no reader here handles.
     #[error("unsupported slide: {0}")]
     Unsupported(String),
+    /// The file is valid, and no reader must open it: another one would take it for something that it is not.
+    #[error("unsupported slide: {0}")]
+    Refused(String),
     /// The physical resolution is missing, implausible or contradictory.
     #[error("{0}")]
     Mpp(String),
@@ -80,7 +83,7 @@ impl Error {
         match self {
             Error::NotASlide(_) => "not-a-slide",
             Error::Damaged(_) => "damaged",
-            Error::Unsupported(_) => "unsupported",
+            Error::Unsupported(_) | Error::Refused(_) => "unsupported",
             Error::Mpp(_) => "mpp",
             Error::Block { .. } => "block",
             Error::Read(_) => "read",

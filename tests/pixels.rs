@@ -78,6 +78,7 @@ fn compare(paths: &[PathBuf]) {
 fn the_shipped_slides_equal_openslide() {
     let mut paths = vec![common::real_slide()];
     paths.extend(generated_that_openslide_reads());
+    paths.extend(["philips_padded.tiff", "ndpi_422.ndpi"].map(|n| common::root().join("testdata/multi").join(n)));
     compare(&paths);
 }
 
@@ -104,6 +105,8 @@ fn more_slides_equal_openslide() {
         "composed/generic_jpeg.tif",
         "composed/crop_lzw.svs",
         "composed/medium_ycc420.svs",
+        "composed/philips.tiff",
+        "real/ndpi/test3-TRITC-2-560.ndpi",
     ];
     compare(&names.map(|n| data.join(n)));
 }

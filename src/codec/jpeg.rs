@@ -123,6 +123,29 @@ fn copy_segments(stream: &[u8], out: &mut Vec<u8>, frame: Option<(Colour, u32, u
     }
 }
 
+/// What a stream's beginning itself says about its three components: by Adobe's marker, or by JFIF's, which knows only
+/// YCbCr. `None` where it says nothing.
+#[must_use]
+pub fn stated_colour(stream: &[u8]) -> Option<Colour> {
+    let mut at = 2;
+    loop {
+        let [0xff, marker, high, low, ref body @ ..] = *stream.get(at..)? else { return None };
+        match marker {
+            0xe0 if body.starts_with(b"JFIF\0") => return Some(Colour::YCbCr),
+            0xee if body.starts_with(b"Adobe") => {
+                return match body.get(11)? {
+                    0 => Some(Colour::Rgb),
+                    1 => Some(Colour::YCbCr),
+                    _ => None,
+                };
+            }
+            // Fill bytes and markers without length stand where no writer of these files puts them.
+            0xc0..=0xcf | 0xd0..=0xda | 0xff | 0x01 => return None,
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+}
+
 fn check_frame(marker: u8, segment: &[u8], colour: Colour, width: u32, height: u32) -> Result<(), String> {
     let [_, _, bits, h1, h0, w1, w0, components, ..] = *segment else {
         return Err("JPEG frame header is too short".into());

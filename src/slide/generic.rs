@@ -9,7 +9,7 @@
 //! Known differences to OpenSlide: pages need no "reduced image" flag; grey, zstd and big-endian 16-bit are read.
 
 use super::mpp::MppSource;
-use super::tiff::{Tiff, tag};
+use super::tiff::{Page, Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
 use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::Result;
@@ -41,16 +41,11 @@ pub fn recognise(probe: &Probe) -> bool {
 #[must_use]
 pub fn foreign_vendor(tiff: &Tiff) -> Option<&'static str> {
     let page = &tiff.pages[0];
-    if page.has(tag::NDPI_VERSION) {
-        return Some("hamamatsu");
-    }
     let description = tiff.text(page, tag::IMAGE_DESCRIPTION).unwrap_or_default();
     let software = tiff.text(page, tag::SOFTWARE).unwrap_or_default();
     let xmp = tiff.text(page, tag::XMP).unwrap_or_default();
     [
         ("leica", description.contains("http://www.leica-microsystems.com/scn")),
-        ("ome", description.contains("http://www.openmicroscopy.org/Schemas/OME")),
-        ("philips", software.starts_with("Philips") || description.contains("<DataObject ObjectType=\"DPUfsImport\"")),
         ("trestle", software.starts_with("MedScan")),
         ("ventana", xmp.contains("<iScan") || description.contains("level=0 mag=")),
     ]
@@ -80,7 +75,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         format: "generic-tiff".into(),
         reader: "native".into(),
         levels: Vec::new(),
-        stated_mpp: resolution(&tiff).into_iter().collect(),
+        stated_mpp: resolution(&tiff, &tiff.pages[0]).into_iter().collect(),
         objective_power: None,
         associated_images: Vec::new(),
         identifying_fields: identifying_tags(&tiff),
@@ -90,9 +85,8 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
     Ok(Box::new(TiledTiff::new(tiff, info, pages)?))
 }
 
-/// µm per pixel from the resolution tags of page 0; `None` without a physical unit.
-fn resolution(tiff: &Tiff) -> Option<StatedMpp> {
-    let page = &tiff.pages[0];
+/// µm per pixel from a page's resolution tags; `None` without a physical unit.
+pub(super) fn resolution(tiff: &Tiff, page: &Page) -> Option<StatedMpp> {
     let um_per_unit = match tiff.number_or(page, tag::RESOLUTION_UNIT, 2).ok()? {
         2 => 25_400.0,
         3 => 10_000.0,

@@ -8,11 +8,15 @@ pub mod aperio;
 pub mod generic;
 pub mod lowpower;
 pub mod mpp;
+pub mod ndpi;
+pub mod ome;
 pub mod openslide;
+pub mod philips;
 pub mod region;
 pub mod source;
 pub mod tiff;
 pub mod tiled;
+pub mod xml;
 
 use std::path::Path;
 
@@ -177,6 +181,9 @@ pub struct Format {
 /// The native formats in the order they are tried; the most particular first.
 pub const FORMATS: &[Format] = &[
     Format { name: "aperio", recognise: aperio::recognise, open: aperio::open },
+    Format { name: "ome-tiff", recognise: ome::recognise, open: ome::open },
+    Format { name: "philips", recognise: philips::recognise, open: philips::open },
+    Format { name: "ndpi", recognise: ndpi::recognise, open: ndpi::open },
     Format { name: "generic-tiff", recognise: generic::recognise, open: generic::open },
 ];
 

@@ -1,10 +1,13 @@
 //! The structure of TIFF files: classic and BigTIFF, either byte order. Structure only; pixels are the codecs' matter.
+//! Also Hamamatsu's NDPI: classic little-endian directories, made fit for files over 4 GB. Its offsets of directories have
+//! 8 bytes; after a directory's last entry and the offset of the next directory stand 4 bytes for every entry, the high half
+//! of its value or offset.
 //!
 //! Made for hostile files: every offset is checked against the file's length, every count against a bound, pages are
 //! visited once (no loops), and arrays are read when asked for. The `tiff` crate is not used because it hides the
 //! compressed bytes of a block, stops at page 0 when it dislikes its coding, and needs a shared cursor.
 //!
-//! Reference: TIFF 6.0; BigTIFF (libtiff's "BigTIFF Design").
+//! Reference: TIFF 6.0; BigTIFF (libtiff's "BigTIFF Design"); openslide.org/formats/hamamatsu and tifffile for NDPI.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -23,6 +26,8 @@ pub mod tag {
     pub const DOCUMENT_NAME: u16 = 269;
     pub const IMAGE_DESCRIPTION: u16 = 270;
     pub const SAMPLES_PER_PIXEL: u16 = 277;
+    pub const STRIP_OFFSETS: u16 = 273;
+    pub const STRIP_BYTE_COUNTS: u16 = 279;
     pub const X_RESOLUTION: u16 = 282;
     pub const Y_RESOLUTION: u16 = 283;
     pub const PLANAR_CONFIGURATION: u16 = 284;
@@ -45,6 +50,14 @@ pub mod tag {
     pub const COPYRIGHT: u16 = 33432;
     pub const ICC_PROFILE: u16 = 34675;
     pub const NDPI_VERSION: u16 = 65420;
+    pub const NDPI_SOURCE_LENS: u16 = 65421;
+    pub const NDPI_Z_OFFSET: u16 = 65424;
+    pub const NDPI_MCU_STARTS: u16 = 65426;
+    pub const NDPI_REFERENCE: u16 = 65427;
+    pub const NDPI_AUTH_CODE: u16 = 65428;
+    pub const NDPI_MCU_STARTS_HIGH: u16 = 65432;
+    pub const NDPI_SERIAL_NUMBER: u16 = 65442;
+    pub const NDPI_PROPERTIES: u16 = 65449;
 }
 
 /// Most pages in a file; the deepest real pyramids have a few dozen.
@@ -61,6 +74,8 @@ pub struct Tiff {
     /// Byte order of the file, and of its 16-bit samples.
     pub big_endian: bool,
     big: bool,
+    /// Whether directories have NDPI's layout.
+    ndpi: bool,
     /// Pages in the order of their chain.
     pub pages: Vec<Page>,
 }
@@ -75,7 +90,7 @@ pub struct Page {
 struct Entry {
     kind: u16,
     count: u64,
-    /// The value field itself: 4 bytes in a classic file, 8 in a BigTIFF.
+    /// The value field itself: 4 bytes in a classic file, 8 in a BigTIFF; in NDPI its high half from after the directory.
     value: [u8; 8],
 }
 
@@ -120,7 +135,7 @@ impl Tiff {
         }
         let big_endian = bytes[0] == b'M';
         let big = bytes[2] == 0x2b || bytes[3] == 0x2b;
-        let mut tiff = Tiff { source, big_endian, big, pages: Vec::new() };
+        let mut tiff = Tiff { source, big_endian, big, ndpi: false, pages: Vec::new() };
         let short = || Error::Damaged("the TIFF header is cut short".into());
         let mut next = if big {
             if bytes.len() < 16 {
@@ -133,6 +148,15 @@ impl Tiff {
             }
             tiff.number(&bytes[4..8])
         };
+        if !big && !big_endian && bytes.len() >= 12 {
+            // NDPI's first offset has 8 bytes. In another file they lead nowhere, or to a directory without NDPI's mark.
+            let first = tiff.number(&bytes[4..12]);
+            tiff.ndpi = true;
+            tiff.ndpi = first != 0 && tiff.directory(first).is_ok_and(|(page, _)| page.has(tag::NDPI_VERSION));
+            if tiff.ndpi {
+                next = first;
+            }
+        }
         let mut seen = HashSet::new();
         while next != 0 {
             let number = tiff.pages.len();
@@ -168,7 +192,11 @@ impl Tiff {
     }
 
     fn directory(&self, offset: u64) -> Result<(Page, u64), String> {
-        let (count_size, entry_size, next_size) = if self.big { (8, 20, 8) } else { (2, 12, 4) };
+        let (count_size, entry_size, next_size) = match (self.big, self.ndpi) {
+            (true, _) => (8, 20, 8),
+            (_, true) => (2, 12, 8),
+            _ => (2, 12, 4),
+        };
         let mut bytes = Vec::new();
         let mut read = |at: u64, count: u64| -> Result<Vec<u8>, String> {
             self.source.read(at, count as usize, &mut bytes).map_err(|e| e.to_string())?;
@@ -178,15 +206,24 @@ impl Tiff {
         if count == 0 || count > MAX_ENTRIES {
             return Err(format!("{count} tags"));
         }
-        let at = offset + count_size;
+        let at = offset.checked_add(count_size).ok_or("an impossible offset")?;
         let body = read(at, count * entry_size + next_size)?;
+        // Smaller files need no high halves, and old ones have none.
+        let halves = if self.ndpi && self.source.length() > u64::from(u32::MAX) {
+            read(at + body.len() as u64, count * 4)?
+        } else {
+            Vec::new()
+        };
         let mut page = Page::default();
-        for raw in body.chunks_exact(entry_size as usize).take(count as usize) {
+        for (i, raw) in body.chunks_exact(entry_size as usize).take(count as usize).enumerate() {
             let tag = self.number(&raw[..2]) as u16;
             let kind = self.number(&raw[2..4]) as u16;
             let (count, field) = if self.big { (&raw[4..12], &raw[12..20]) } else { (&raw[4..8], &raw[8..12]) };
             let mut value = [0; 8];
             value[..field.len()].copy_from_slice(field);
+            if let Some(half) = halves.get(i * 4..i * 4 + 4) {
+                value[4..].copy_from_slice(half);
+            }
             page.entries.insert(tag, Entry { kind, count: self.number(count), value });
         }
         let next = &body[(count * entry_size) as usize..];
@@ -199,18 +236,27 @@ impl Tiff {
         if self.big_endian { bytes.iter().fold(0, fold) } else { bytes.iter().rev().fold(0, fold) }
     }
 
+    /// Bytes of a value field that values may stand in.
+    fn inline(&self) -> u64 {
+        if self.big { 8 } else { 4 }
+    }
+
+    /// Where values stand that the field has no room for.
+    fn offset(&self, entry: &Entry) -> u64 {
+        self.number(&entry.value[..if self.big || self.ndpi { 8 } else { 4 }])
+    }
+
     /// The raw bytes of a tag's values; `Ok(None)` where the page lacks it.
     fn bytes(&self, page: &Page, tag: u16, most: u64) -> Result<Option<(Vec<u8>, Entry)>, String> {
         let Some(&entry) = page.entries.get(&tag) else { return Ok(None) };
         let size = entry.size().ok_or_else(|| format!("tag {tag} has the unknown type {}", entry.kind))?;
         let total = entry.count.checked_mul(size).filter(|t| *t <= most);
         let total = total.ok_or_else(|| format!("tag {tag} has {} values", entry.count))?;
-        let inline = if self.big { 8 } else { 4 };
-        if total <= inline {
+        if total <= self.inline() {
             return Ok(Some((entry.value[..total as usize].to_vec(), entry)));
         }
         let mut out = Vec::new();
-        let at = self.number(&entry.value[..inline as usize]);
+        let at = self.offset(&entry);
         self.source.read(at, total as usize, &mut out).map_err(|e| format!("tag {tag}: {e}"))?;
         Ok(Some((out, entry)))
     }
@@ -228,6 +274,10 @@ impl Tiff {
             16 | 18 => 8,
             other => return Err(format!("tag {tag} has type {other} where a whole number must be")),
         };
+        if self.ndpi && entry.count == 1 && size == 4 {
+            // A single number, such as a strip's offset, has a high half of its own.
+            return Ok(Some(vec![self.number(&entry.value)]));
+        }
         Ok(Some(bytes.chunks_exact(size).map(|b| self.number(b)).collect()))
     }
 
@@ -240,9 +290,8 @@ impl Tiff {
         if entry.count < need {
             return Err(format!("tag {tag} has {} values, {need} blocks need one each", entry.count));
         }
-        let inline = if self.big { 8 } else { 4 };
         // A shortened table keeps its place: where the whole one stands apart, so does its beginning.
-        let apart = entry.count.saturating_mul(entry.size().unwrap_or(8)) > inline;
+        let apart = entry.count.saturating_mul(entry.size().unwrap_or(8)) > self.inline();
         let size = match entry.kind {
             3 => 2,
             4 | 13 => 4,
@@ -253,7 +302,7 @@ impl Tiff {
             return Ok(self.numbers(page, tag, need)?.unwrap_or_default().into_iter().take(need as usize).collect());
         }
         let mut bytes = Vec::new();
-        let at = self.number(&entry.value[..inline as usize]);
+        let at = self.offset(entry);
         self.source.read(at, (need * size) as usize, &mut bytes).map_err(|e| format!("tag {tag}: {e}"))?;
         Ok(bytes.chunks_exact(size as usize).map(|b| self.number(b)).collect())
     }
@@ -280,6 +329,12 @@ impl Tiff {
     /// Says which tag is damaged and how.
     pub fn blob(&self, page: &Page, tag: u16) -> Result<Option<Vec<u8>>, String> {
         Ok(self.bytes(page, tag, MAX_TEXT)?.map(|(bytes, _)| bytes))
+    }
+
+    /// How many values a tag has; 0 where the page lacks it.
+    #[must_use]
+    pub fn count(&self, page: &Page, tag: u16) -> u64 {
+        page.entries.get(&tag).map_or(0, |e| e.count)
     }
 
     /// A RATIONAL (or FLOAT, DOUBLE) tag's first value; `None` where it is absent or no number.

@@ -11,7 +11,7 @@ use crate::codec::{BlockCoding, Scratch, Target, jpeg};
 use crate::error::{Error, Result};
 
 /// Largest block that is accepted, in pixels: 16 times the largest that scanners write (1024 x 1024 to 2048 x 2048).
-const MAX_BLOCK_PX: u64 = 1 << 26;
+pub(super) const MAX_BLOCK_PX: u64 = 1 << 26;
 /// Most blocks in a level: a million pixels square in blocks of 256 has 15 million.
 const MAX_BLOCKS: u64 = 1 << 25;
 
@@ -76,6 +76,28 @@ impl TiledPage {
             columns,
             coding,
         })
+    }
+
+    /// Lets the level end before its page does: some writers fill pages up to whole blocks. Sides only shrink.
+    pub fn cut(&mut self, width: u32, height: u32) {
+        self.level.width = self.level.width.min(width.max(1));
+        self.level.height = self.level.height.min(height.max(1));
+    }
+
+    /// Lets the JPEG streams' own markers say what their colours are, where they do: Bio-Formats stores whole JFIF files,
+    /// which are YCbCr, and calls them RGB.
+    pub fn believe_streams(&mut self, tiff: &Tiff) {
+        let BlockCoding::Jpeg { colour, .. } = &mut self.coding else { return };
+        let mut blocks = self.offsets.iter().zip(&self.byte_counts);
+        let Some((offset, count)) = blocks.find(|(o, c)| **o > 0 && **c > 0) else { return };
+        let mut head = Vec::new();
+        // What cannot be read fails with its block.
+        if tiff.source.read(*offset, (*count).min(4096) as usize, &mut head).is_ok()
+            && *colour != jpeg::Colour::Grey
+            && let Some(stated) = jpeg::stated_colour(&head)
+        {
+            *colour = stated;
+        }
     }
 
     /// Width and height in pixels.
