@@ -92,6 +92,16 @@ fn generated_that_openslide_reads() -> Vec<PathBuf> {
 }
 
 #[test]
+fn slides_of_placed_blocks_equal_openslide() {
+    let folder = common::root().join("testdata/placed");
+    let names = ["scn_one_area.scn", "scn_areas.scn", "bif_overlap.bif", "bif_dp200.bif", "ventana.tif", "trestle.tif"];
+    compare(&names.map(|n| folder.join(n)));
+    // OpenSlide interpolates between pixels here, paraffin rounds to them.
+    let (mean, _, _) = difference(&folder.join("bif_fractional.bif"));
+    assert!(mean < 4.0, "mean difference {mean}");
+}
+
+#[test]
 fn more_slides_equal_openslide() {
     let Some(data) = common::shared_data() else { return };
     let names = [

@@ -19,6 +19,8 @@ pub enum Coding {
     Deflate,
     /// Zstandard.
     Zstd,
+    /// Put together from stored blocks that lie anywhere; at full size only.
+    Composed,
     /// Decoded by OpenSlide; what lies in the file is not known here.
     OpenSlide,
 }
@@ -33,6 +35,7 @@ impl Coding {
             Coding::Lzw => "lzw",
             Coding::Deflate => "deflate",
             Coding::Zstd => "zstd",
+            Coding::Composed => "composed",
             Coding::OpenSlide => "openslide",
         }
     }

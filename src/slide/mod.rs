@@ -6,16 +6,20 @@
 
 pub mod aperio;
 pub mod generic;
+pub mod leica;
 pub mod lowpower;
 pub mod mpp;
 pub mod ndpi;
 pub mod ome;
 pub mod openslide;
 pub mod philips;
+pub mod placed;
 pub mod region;
 pub mod source;
 pub mod tiff;
 pub mod tiled;
+pub mod trestle;
+pub mod ventana;
 pub mod xml;
 
 use std::path::Path;
@@ -184,6 +188,9 @@ pub const FORMATS: &[Format] = &[
     Format { name: "ome-tiff", recognise: ome::recognise, open: ome::open },
     Format { name: "philips", recognise: philips::recognise, open: philips::open },
     Format { name: "ndpi", recognise: ndpi::recognise, open: ndpi::open },
+    Format { name: "leica", recognise: leica::recognise, open: leica::open },
+    Format { name: "ventana", recognise: ventana::recognise, open: ventana::open },
+    Format { name: "trestle", recognise: trestle::recognise, open: trestle::open },
     Format { name: "generic-tiff", recognise: generic::recognise, open: generic::open },
 ];
 

@@ -61,7 +61,7 @@ pub fn recognise(probe: &Probe) -> bool {
 pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
     let tiff = probe.into_tiff()?;
     let text = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
-    let document = xml::parse(&text).map_err(|why| Error::Damaged(format!("OME-XML: {why}")))?;
+    let document = xml::parse(&text, "the OME-XML")?;
     let root = document.root_element();
     let images = images(root, &tiff)?;
     let associated_images = images.iter().filter_map(|i| i.associated.map(str::to_string)).collect();
@@ -274,7 +274,7 @@ mod tests {
     fn mpp(pixels: &str) -> (Option<(f64, f64)>, usize) {
         let text = format!("<Pixels {pixels}/>");
         let mut notes = Vec::new();
-        let got = stated_mpp(xml::parse(&text).expect("XML").root_element(), &mut notes);
+        let got = stated_mpp(xml::parse(&text, "the OME-XML").expect("XML").root_element(), &mut notes);
         (got.map(|m| (m.x, m.y)), notes.len())
     }
 
@@ -341,7 +341,7 @@ mod tests {
     fn the_power_is_that_of_the_images_own_objective() {
         let text = "<OME><Instrument><Objective ID='a' NominalMagnification='20.0'/><Objective ID='b' \
                     NominalMagnification='40'/></Instrument><Image><ObjectiveSettings ID='b'/></Image><Image/></OME>";
-        let document = xml::parse(text).expect("XML");
+        let document = xml::parse(text, "the OME-XML").expect("XML");
         let powers: Vec<_> =
             children(document.root_element(), "Image").map(|i| power(document.root_element(), i)).collect();
         assert_eq!(powers, [Some(40.0), None]);
@@ -351,7 +351,7 @@ mod tests {
     fn identifying_fields_are_named_without_their_values() {
         let text = "<OME><Experimenter LastName='made-up'/><Image Name='made-up'><AcquisitionDate>1</AcquisitionDate>\
                     </Image></OME>";
-        let document = xml::parse(text).expect("XML");
+        let document = xml::parse(text, "the OME-XML").expect("XML");
         let got = identifying(document.root_element());
         assert_eq!(got, ["ome.Image.Name", "ome.AcquisitionDate", "ome.Experimenter"]);
     }

@@ -54,7 +54,7 @@ pub fn recognise(probe: &Probe) -> bool {
 pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
     let tiff = probe.into_tiff()?;
     let text = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
-    let document = xml::parse(&text).map_err(|why| Error::Damaged(format!("Philips XML: {why}")))?;
+    let document = xml::parse(&text, "the Philips XML")?;
     let root = document.root_element();
     let scanned = scanned_images(root);
     let mut slides = scanned.iter().filter(|image| image_type(**image) == "WSI");
@@ -188,7 +188,7 @@ mod tests {
                 "<DataObject><Attribute Name='PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE'><Array>{levels}</Array></Attribute>\
                  </DataObject>"
             );
-            reductions(xml::parse(&text).expect("XML").root_element())
+            reductions(xml::parse(&text, "the Philips XML").expect("XML").root_element())
         };
         assert_eq!(of(&["0.000227 0.000227", "0.000453 0.000454", "0.000906 0.000906"]), Some(vec![1, 2, 4]));
         assert_eq!(of(&["0 0", "1 1"]), None);

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Largest block that is accepted, in pixels: 16 times the largest that scanners write (1024 x 1024 to 2048 x 2048).
 pub(super) const MAX_BLOCK_PX: u64 = 1 << 26;
 /// Most blocks in a level: a million pixels square in blocks of 256 has 15 million.
-const MAX_BLOCKS: u64 = 1 << 25;
+pub(super) const MAX_BLOCKS: u64 = 1 << 25;
 
 /// One tiled page.
 pub struct TiledPage {
@@ -104,6 +104,18 @@ impl TiledPage {
     #[must_use]
     pub fn size(&self) -> (u32, u32) {
         (self.level.width, self.level.height)
+    }
+
+    /// Width and height of a block in pixels.
+    #[must_use]
+    pub fn block_size(&self) -> (u32, u32) {
+        (self.level.block_width, self.level.block_height)
+    }
+
+    /// Columns and rows of blocks.
+    #[must_use]
+    pub fn block_grid(&self) -> (u32, u32) {
+        self.level.block_grid()
     }
 }
 
@@ -211,6 +223,12 @@ impl TiledTiff {
         for page in &mut pages {
             page.level.downsample = downsample_between((width, height), page.size());
         }
+        Ok(Self::of_pages(tiff, info, pages))
+    }
+
+    /// Takes pages as they are, each as a level of its own: for readers that place their blocks themselves.
+    #[must_use]
+    pub fn of_pages(tiff: Tiff, mut info: SlideInfo, pages: Vec<TiledPage>) -> Self {
         for (number, page) in pages.iter().enumerate() {
             let ends = page.offsets.iter().zip(&page.byte_counts);
             let outside = ends.filter(|(o, c)| **c > 0 && !tiff.source.holds(**o, **c)).count();
@@ -220,7 +238,7 @@ impl TiledTiff {
             }
         }
         info.levels = pages.iter().map(|p| p.level.clone()).collect();
-        Ok(TiledTiff { tiff, info, pages })
+        TiledTiff { tiff, info, pages }
     }
 }
 
