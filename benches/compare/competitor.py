@@ -1,6 +1,6 @@
 """One measurement in a process of its own; the result is one JSON line. compare.py starts these.
 
-read    tiles a second from a slide to RGB of the model's size in memory, by a peer, on one thread
+read    tiles a second from a slide to RGB of the model's size in memory, by a peer, in one or more processes of one thread
 tiles   cuts the tiles of a feature file with openslide-python + Pillow and keeps them for `bare`
 bare    the ONNX session alone, over tiles that already lie in memory
 watch   runs a command: wall time, processor time, peak memory (this process stays small, because a child's peak starts
@@ -10,10 +10,14 @@ watch   runs a command: wall time, processor time, peak memory (this process sta
 """
 
 import json
+import multiprocessing
 import os
 import sys
 import threading
 import time
+
+# Longest wait for the other processes of a measurement.
+PATIENCE_S = 300
 
 
 class Clock:
@@ -25,34 +29,61 @@ class Clock:
         self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-def read(tool, slide, coords, side, px):
+def read(tool, slide, coords, side, px, workers, passes, wait):
+    """Reads all tiles once per pass: 'bare' (what the library calls reading a region) or 'resized' (and to `px` by Pillow).
+    Each process has a run of tiles, opens the slide for itself, and has read the first eight before the clock starts."""
     import numpy as np
-    from PIL import Image
 
-    coords, side, px = np.load(coords).tolist(), int(side), int(px)
-    if tool == "cucim":
-        from cucim import CuImage
+    coords, side, px, workers = np.load(coords), int(side), int(px), int(workers)
+    context = multiprocessing.get_context("fork")
+    gate, results = context.Barrier(workers + 1), context.SimpleQueue()
 
-        image = CuImage(slide)
+    def work(share):
+        from PIL import Image
 
-        def tile(x, y):
-            # Without num_workers the calling thread decodes; any number, 1 too, hands over to a pool and is slower.
-            return Image.fromarray(np.asarray(image.read_region((x, y), (side, side), level=0)))
-    else:
-        import openslide
+        from peers import PEERS
 
-        image = openslide.OpenSlide(slide)
+        try:
+            for each in passes.split(","):
+                region, picture = PEERS[tool][1](slide)
+                for x, y in share[:8]:
+                    picture(region(x, y, side))
+                gate.wait(PATIENCE_S)
+                gate.wait(PATIENCE_S)
+                with Clock() as clock:
+                    if each == "bare":
+                        for x, y in share:
+                            region(x, y, side)
+                    else:
+                        for x, y in share:
+                            tile = picture(region(x, y, side)).resize((px, px), Image.Resampling.BILINEAR)
+                            pixels = np.asarray(tile)
+                        assert pixels.shape == (px, px, 3)
+                results.put((time.perf_counter(), clock.cpu))
+                gate.wait(PATIENCE_S)
+        except BaseException:
+            gate.abort()
+            raise
 
-        def tile(x, y):
-            return image.read_region((x, y), 0, (side, side)).convert("RGB")
-
-    for x, y in coords[:8]:
-        tile(x, y)
-    with Clock() as clock:
-        for x, y in coords:
-            pixels = np.asarray(tile(x, y).resize((px, px), Image.Resampling.BILINEAR))
-    assert pixels.shape == (px, px, 3)
-    return {"tiles": len(coords), "seconds": clock.wall, "cpu_seconds": clock.cpu}
+    shares = [share.tolist() for share in np.array_split(coords, workers)]
+    processes = [context.Process(target=work, args=(share,)) for share in shares]
+    for process in processes:
+        process.start()
+    answer = {}
+    for each in passes.split(","):
+        gate.wait(PATIENCE_S)
+        if wait == "wait":
+            print(json.dumps({"ready": True}), flush=True)
+            sys.stdin.readline()
+        start = time.perf_counter()
+        gate.wait(PATIENCE_S)
+        gate.wait(PATIENCE_S)
+        # One clock for all processes: Linux's monotonic one.
+        ends, cpu = zip(*(results.get() for _ in processes))
+        answer[each] = {"tiles": len(coords), "seconds": max(ends) - start, "cpu_seconds": sum(cpu)}
+    for process in processes:
+        process.join()
+    return answer
 
 
 def tiles(slide, features, px, out):
