@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use paraffin::codec::{Coding, Target, jpeg};
+use paraffin::icc::IccMode;
 use paraffin::pipeline::blocks::BlockStore;
 use paraffin::pipeline::prepare::{PlannedSlide, PrepareOptions, SlideSpec, geometry, prepare};
 use paraffin::pipeline::read::TileReader;
@@ -142,7 +143,7 @@ fn measure(path: &Path, o: &Options) {
                         ready(o);
                         (floor(slide, &streams[i], o.threads), facts(slide))
                     } else {
-                        slide.blocks = BlockStore::new(slide.level(), &slide.plan, &slide.tiles);
+                        slide.blocks = BlockStore::new(slide.level(), &slide.plan, &slide.tiles, None);
                         ready(o);
                         (read(slide, o.threads), facts(slide))
                     }
@@ -194,8 +195,13 @@ fn open(path: &Path) -> paraffin::Result<(Took, Value)> {
 fn plan(path: &Path, o: &Options, way: &str) -> PlannedSlide {
     let decode = if way.starts_with("scaled") { DecodeMode::Scaled } else { DecodeMode::Exact };
     let tiling = TilingOptions { decode, ..o.tiling };
-    let options =
-        PrepareOptions { tiling, tissue: o.tissue.clone(), otsu: OtsuOptions::default(), allow_failed_tiles: 0 };
+    let options = PrepareOptions {
+        tiling,
+        tissue: o.tissue.clone(),
+        otsu: OtsuOptions::default(),
+        icc: IccMode::Off,
+        allow_failed_tiles: 0,
+    };
     let spec = SlideSpec { path: path.to_path_buf(), id: "bench".into(), mpp: MppOverride::default() };
     let mut slide = prepare(&spec, &options).expect("the slide is readable");
     if o.through_openslide {
@@ -210,7 +216,7 @@ fn plan(path: &Path, o: &Options, way: &str) -> PlannedSlide {
     for tile in &mut slide.tiles {
         *tile = [tile[0] + o.origin[0], tile[1] + o.origin[1]];
     }
-    slide.blocks = BlockStore::new(slide.level(), &slide.plan, &slide.tiles);
+    slide.blocks = BlockStore::new(slide.level(), &slide.plan, &slide.tiles, None);
     slide
 }
 
@@ -321,7 +327,7 @@ fn floor(slide: &PlannedSlide, streams: &[Vec<u8>], threads: usize) -> Took {
 /// Writes the pixels of every `every`th tile, one after another.
 fn dump(file: &Path, mut slide: PlannedSlide, every: usize) {
     slide.tiles = slide.tiles.into_iter().step_by(every).collect();
-    slide.blocks = BlockStore::new(&slide.slide.info().levels[slide.plan.level], &slide.plan, &slide.tiles);
+    slide.blocks = BlockStore::new(&slide.slide.info().levels[slide.plan.level], &slide.plan, &slide.tiles, None);
     let mut reader = TileReader::default();
     let mut pixels = vec![0; (slide.plan.tile_px * slide.plan.tile_px * 3) as usize];
     let mut out = std::io::BufWriter::new(std::fs::File::create(file).expect("a file that can be written"));

@@ -3,6 +3,10 @@
 
   reference.py regions SLIDE            lines "level x y width height" (x, y in level-0 pixels) on standard input;
                                         raw RGB of each on standard output, background over white
+  reference.py icc SLIDE LEVEL_PX TILE_PX
+                                        lines "x y" (level-0 pixels of tiles that are LEVEL_PX wide there) on standard input;
+                                        raw RGB of each tile on standard output: read_region, background over white,
+                                        ImageCms.profileToProfile to sRGB, resize (bilinear) to TILE_PX where that differs
   reference.py features SLIDE FEATURES.h5 MODEL.onnx [--limit N]
                                         walks the grid of a `--decode exact --tissue none` run and embeds it anew; compares
                                         coordinates and embeddings with the file; prints JSON
@@ -43,6 +47,19 @@ def regions(args):
     for line in sys.stdin:
         level, x, y, width, height = map(int, line.split())
         sys.stdout.buffer.write(np.asarray(rgb(slide.read_region((x, y), level, (width, height)))).tobytes())
+
+
+def icc(args):
+    from PIL import Image, ImageCms
+
+    slide = open_slide(args.slide)
+    srgb = ImageCms.createProfile("sRGB")
+    for line in sys.stdin:
+        tile = rgb(slide.read_region(tuple(map(int, line.split())), 0, (args.level_px, args.level_px)))
+        tile = ImageCms.profileToProfile(tile, slide.color_profile, srgb)
+        if args.tile_px != args.level_px:
+            tile = tile.resize((args.tile_px, args.tile_px), Image.Resampling.BILINEAR)
+        sys.stdout.buffer.write(np.asarray(tile).tobytes())
 
 
 def footprint(slide, target_mpp, tile_px):
@@ -144,6 +161,11 @@ def main():
     command = commands.add_parser("regions")
     command.add_argument("slide")
     command.set_defaults(run=regions)
+    command = commands.add_parser("icc")
+    command.add_argument("slide")
+    command.add_argument("level_px", type=int)
+    command.add_argument("tile_px", type=int)
+    command.set_defaults(run=icc)
     command = commands.add_parser("features")
     command.add_argument("slide")
     command.add_argument("features")

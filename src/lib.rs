@@ -8,6 +8,7 @@ pub mod digest;
 pub mod encoder;
 pub mod error;
 pub mod features;
+pub mod icc;
 pub mod job;
 pub mod pipeline;
 pub mod record;

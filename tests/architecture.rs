@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["error"],
     &["digest"],
-    &["resample", "runtime"],
+    &["icc", "resample", "runtime"],
     &["codec", "record", "tissue"],
     &["slide"],
     &["tiling", "encoder"],

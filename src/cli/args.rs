@@ -9,6 +9,7 @@ use crate::encoder::onnx::Device;
 use crate::encoder::registry::{Card, DEFAULT_ID};
 use crate::error::{Error, Result};
 use crate::features::Precision;
+use crate::icc::IccMode;
 use crate::pipeline::prepare::PrepareOptions;
 use crate::resample::Filter;
 use crate::slide::mpp::{MppOverride, MppSource};
@@ -146,6 +147,9 @@ pub struct TileArgs {
     /// Filter of the resampling, as in Pillow: bilinear, bicubic, lanczos
     #[arg(long, default_value_t = Filter::default(), value_name = "FILTER", help_heading = "Tiles")]
     pub resample: Filter,
+    /// Colours: the scanner's, as foundation models were trained on (off), or by the slide's ICC profile to sRGB (srgb)
+    #[arg(long, default_value_t = IccMode::default(), value_name = "off|srgb", help_heading = "Tiles")]
+    pub icc: IccMode,
     /// Magnify slides that are coarser than the target
     #[arg(long, help_heading = "Tiles")]
     pub allow_upsample: bool,
@@ -175,7 +179,7 @@ impl TileArgs {
         tiling.check()?;
         let mut otsu = OtsuOptions::default();
         otsu.pen.enabled = !self.no_pen_guard;
-        Ok(PrepareOptions { tiling, tissue: self.tissue.clone(), otsu, allow_failed_tiles })
+        Ok(PrepareOptions { tiling, tissue: self.tissue.clone(), otsu, icc: self.icc, allow_failed_tiles })
     }
 }
 
@@ -288,9 +292,12 @@ pub struct InfoArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Write a picture of the whole slide (never the label or macro picture) to this JPEG file
+    /// Write a picture of the whole slide (never the label or macro picture) to this JPEG file, which must not exist yet
     #[arg(long, value_name = "JPG")]
     pub thumbnail: Option<PathBuf>,
+    /// Longest side of that picture in pixels, about; never more
+    #[arg(long, value_name = "PX", requires = "thumbnail", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=16384))]
+    pub thumbnail_px: u32,
 }
 
 /// `paraffin verify`.

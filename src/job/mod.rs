@@ -341,6 +341,7 @@ impl Job {
                 reduction: plan.reduction,
                 block_scale: plan.scale.divisor(),
                 resampled: !plan.is_direct(),
+                icc_applied: slide.blocks.in_srgb(),
                 tile_size_level0: plan.tile_size_level0,
                 effective_mpp: plan.effective_mpp(slide.mpp.mean()),
             },
@@ -418,7 +419,7 @@ fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {
         allow_upsample: tiling.allow_upsample,
         min_tissue_fraction: tiling.min_tissue_fraction,
         tissue,
-        icc: "off".into(),
+        icc: options.icc.rule().into(),
         coords: COORDS_RULE.into(),
     })
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::codec::Scratch;
 use crate::error::Error;
+use crate::icc::ToSrgb;
 use crate::slide::region::{Part, parts};
 use crate::slide::{BlockAt, Level, SlideReader};
 use crate::tiling::ReadPlan;
@@ -35,15 +36,17 @@ pub struct BlockStore {
     decoded: AtomicU64,
     /// Tiles whose bytes were asked for.
     asked: AtomicUsize,
+    /// Applied to every block once, when it is decoded: at the level's resolution, before anything is resampled.
+    colours: Option<ToSrgb>,
 }
 
 /// Most bytes of pixels whose compressed bytes are asked for at a time.
 const AHEAD_BYTES: usize = 64 << 20;
 
 impl BlockStore {
-    /// Counts which blocks the tiles need.
+    /// Counts which blocks the tiles need. `colours` is what decoded pixels are brought to sRGB with, if they are.
     #[must_use]
-    pub fn new(level: &Level, plan: &ReadPlan, tiles: &[[i64; 2]]) -> Self {
+    pub fn new(level: &Level, plan: &ReadPlan, tiles: &[[i64; 2]], colours: Option<ToSrgb>) -> Self {
         let (columns, rows) = level.block_grid();
         let divisor = plan.scale.divisor();
         let pitch = (level.block_width / divisor) as usize * 3;
@@ -65,7 +68,24 @@ impl BlockStore {
             kept: AtomicUsize::new(0),
             decoded: AtomicU64::new(0),
             asked: AtomicUsize::new(0),
+            colours,
         }
+    }
+
+    /// Whether pixels are brought to sRGB.
+    #[must_use]
+    pub fn in_srgb(&self) -> bool {
+        self.colours.is_some()
+    }
+
+    /// What lies outside the slide: white, in the colours that pixels have.
+    #[must_use]
+    pub fn outside(&self) -> [u8; 3] {
+        let mut white = [255; 3];
+        if let Some(colours) = &self.colours {
+            colours.apply(&mut white);
+        }
+        white
     }
 
     /// Blocks decoded so far; equal to `needed` at the end unless the budget was too small.
@@ -105,6 +125,10 @@ impl BlockStore {
         pitch: usize,
     ) -> Result<(), Arc<Error>> {
         reader.decode_block(at, plan.scale, scratch, out, pitch).map_err(Arc::new)?;
+        if let Some(colours) = &self.colours {
+            let rows = self.bytes / self.pitch;
+            out.chunks_mut(pitch).take(rows).for_each(|row| colours.apply(&mut row[..self.pitch]));
+        }
         self.decoded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::blocks::BlockStore;
 use crate::error::{Error, Result};
+use crate::icc::{IccMode, ToSrgb};
 use crate::slide::lowpower::{self, LowPower};
 use crate::slide::mpp::{Mpp, MppOverride};
 use crate::slide::{Level, Slide};
@@ -35,6 +36,8 @@ pub struct PrepareOptions {
     pub tissue: TissueMethod,
     /// The method's parameters.
     pub otsu: OtsuOptions,
+    /// Whether tiles keep the scanner's colours or are brought to sRGB. Tissue is found in the scanner's.
+    pub icc: IccMode,
     /// Tiles of a slide that may be unreadable before it counts as failed.
     pub allow_failed_tiles: u64,
 }
@@ -133,7 +136,8 @@ pub fn prepare(spec: &SlideSpec, options: &PrepareOptions) -> Result<PlannedSlid
     if tiles.is_empty() && !warnings.iter().any(|w| w.starts_with("no tissue")) {
         warnings.push("no tissue found: the feature file is empty".into());
     }
-    let blocks = BlockStore::new(&slide.info().levels[plan.level], &plan, &tiles);
+    let colours = colours(&slide, options.icc, &mut warnings)?;
+    let blocks = BlockStore::new(&slide.info().levels[plan.level], &plan, &tiles, colours);
     Ok(PlannedSlide {
         spec: spec.clone(),
         tissue: TissueFacts { area_mm2, details },
@@ -146,6 +150,19 @@ pub fn prepare(spec: &SlideSpec, options: &PrepareOptions) -> Result<PlannedSlid
         warnings,
         blocks,
     })
+}
+
+/// What brings a slide's pixels to sRGB; `None` where they stay as they are.
+fn colours(slide: &Slide, mode: IccMode, warnings: &mut Vec<String>) -> Result<Option<ToSrgb>> {
+    if mode == IccMode::Off {
+        return Ok(None);
+    }
+    let Some(profile) = slide.reader.icc_profile()? else {
+        warnings.push("no ICC profile: the colours are left as they are".into());
+        return Ok(None);
+    };
+    let unusable = |why| Error::Damaged(format!("its ICC profile cannot be used: {why} (--icc off does without)"));
+    ToSrgb::new(&profile).map(Some).map_err(unusable)
 }
 
 fn find_tissue(

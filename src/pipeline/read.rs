@@ -46,7 +46,7 @@ impl TileReader {
             &mut self.mosaic
         };
         if !is_inside(level, &region) {
-            pixels.fill(255);
+            pixels.as_chunks_mut::<3>().0.fill(slide.blocks.outside());
         }
         let reader = slide.slide.reader.as_ref();
         let block_width = slide.blocks.pitch / 3;

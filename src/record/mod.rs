@@ -108,6 +108,9 @@ pub struct ReadFacts {
     pub block_scale: u32,
     /// Whether pixels were resampled after that.
     pub resampled: bool,
+    /// Whether the slide's ICC profile was applied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub icc_applied: bool,
     /// Side of a tile in level-0 pixels.
     pub tile_size_level0: u32,
     /// µm per tile pixel that this came to.
@@ -279,6 +282,7 @@ pub(crate) mod examples {
                 reduction: 1.0,
                 block_scale: 1,
                 resampled: false,
+                icc_applied: false,
                 tile_size_level0: 256,
                 effective_mpp: 0.499,
             },

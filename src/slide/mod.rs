@@ -87,6 +87,19 @@ pub struct SlideInfo {
     pub notes: Vec<String>,
 }
 
+/// The part of level 0 that was scanned, in level-0 pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Left edge.
+    pub x: u32,
+    /// Upper edge.
+    pub y: u32,
+    /// Width.
+    pub width: u32,
+    /// Height.
+    pub height: u32,
+}
+
 /// A block's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockAt {
@@ -111,6 +124,23 @@ pub enum BlockKind {
 pub trait SlideReader: Send + Sync {
     /// What the slide is.
     fn info(&self) -> &SlideInfo;
+
+    /// The ICC colour profile of level 0, as it lies in the file; `None` where there is none. Readers that state one in
+    /// [`SlideInfo::icc_profile`] override this.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it cannot be read, [`Error::Unsupported`] where this reader cannot hand it out.
+    fn icc_profile(&self) -> Result<Option<Vec<u8>>> {
+        if self.info().icc_profile {
+            return Err(Error::Unsupported("this format's reader cannot hand out the ICC profile".into()));
+        }
+        Ok(None)
+    }
+
+    /// The part of level 0 that was scanned, where the slide states it.
+    fn bounds(&self) -> Option<Bounds> {
+        None
+    }
 
     /// Decodes one block to interleaved 8-bit RGB.
     ///
@@ -233,6 +263,18 @@ impl Slide {
         }
     }
 
+    /// Opens a slide with the native reader that recognises its content and never asks OpenSlide: for checks of the readers
+    /// themselves.
+    ///
+    /// # Errors
+    /// [`Error::NotASlide`], [`Error::Damaged`], [`Error::Unsupported`], [`Error::Read`].
+    pub fn open_native(path: &Path) -> Result<Self> {
+        let probe = Probe::new(path)?;
+        let format = FORMATS.iter().find(|f| (f.recognise)(&probe));
+        let format = format.ok_or_else(|| Error::Unsupported("no native reader recognises it".into()))?;
+        Ok(Slide { reader: (format.open)(probe)? })
+    }
+
     fn through_openslide(path: &Path) -> Result<Self> {
         Ok(Slide { reader: Box::new(openslide::OpenSlideReader::open(path)?) })
     }
@@ -276,7 +318,8 @@ fn is_foreign(path: &Path, head: &[u8]) -> bool {
 pub fn downsample_between(level0: (u32, u32), level: (u32, u32)) -> f64 {
     let ratio = (f64::from(level0.0) / f64::from(level.0) + f64::from(level0.1) / f64::from(level.1)) / 2.0;
     // The smaller the level, the further the ratio of rounded sides may lie from the true reduction.
-    let slack = 1.0 + ratio / f64::from(level.0.min(level.1));
+    // Bounded: of a level of 1 px below one of 2^31 px half of all numbers would be looked at, and fit.
+    let slack = (1.0 + ratio / f64::from(level.0.min(level.1))).min(4096.0);
     let lowest = ((ratio - slack).floor() as u32).max(1);
     let fits = |n: u32| {
         let side = |full: u32, reduced: u32| reduced == full / n || reduced == full.div_ceil(n);
@@ -300,6 +343,7 @@ mod tests {
         assert_eq!(downsample_between((1300, 1000), (81, 62)), 16.0);
         assert_eq!(downsample_between((100, 100), (100, 100)), 1.0);
         assert_eq!(downsample_between((900, 600), (300, 200)), 3.0);
+        assert!(downsample_between((u32::MAX >> 1, 1 << 20), (1, 1)).is_finite(), "in no time");
         let odd = downsample_between((1000, 1000), (370, 370));
         assert!((odd - 1000.0 / 370.0).abs() < 1e-12);
     }

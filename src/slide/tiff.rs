@@ -113,6 +113,12 @@ impl Page {
     pub fn has(&self, tag: u16) -> bool {
         self.entries.contains_key(&tag)
     }
+
+    /// This page with one of its tags only, for a value that is read later or never.
+    #[must_use]
+    pub fn only(&self, tag: u16) -> Page {
+        Page { entries: self.entries.get(&tag).map(|entry| (tag, *entry)).into_iter().collect() }
+    }
 }
 
 /// Whether a file that starts with `head` (4 bytes or more) claims to be a TIFF.

@@ -20,6 +20,8 @@ pub struct TiledPage {
     level: Level,
     columns: u32,
     coding: BlockCoding,
+    /// The page's colour profile, unread: nothing but that tag.
+    icc: Page,
     offsets: Vec<u64>,
     byte_counts: Vec<u64>,
 }
@@ -75,6 +77,7 @@ impl TiledPage {
             level,
             columns,
             coding,
+            icc: page.only(tag::ICC_PROFILE),
         })
     }
 
@@ -123,7 +126,8 @@ fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
     let number = |tag, default| tiff.number_or(page, tag, default).map_err(Error::Damaged);
     let per_pixel = number(tag::SAMPLES_PER_PIXEL, 1)?;
     let photometric = number(tag::PHOTOMETRIC, 2)?;
-    let bits = tiff.numbers(page, tag::BITS_PER_SAMPLE, 16).map_err(Error::Damaged)?.unwrap_or_else(|| vec![1]);
+    let bits = tiff.numbers(page, tag::BITS_PER_SAMPLE, 16).map_err(Error::Damaged)?;
+    let bits = bits.filter(|bits| !bits.is_empty()).unwrap_or_else(|| vec![1]);
     if bits.iter().any(|b| *b != bits[0]) {
         return Err(Error::Unsupported(format!("samples of different sizes ({bits:?} bits)")));
     }
@@ -247,6 +251,11 @@ impl SlideReader for TiledTiff {
         &self.info
     }
 
+    fn icc_profile(&self) -> Result<Option<Vec<u8>>> {
+        let level0 = &self.pages[0].icc;
+        self.tiff.blob(level0, tag::ICC_PROFILE).map_err(|why| Error::Damaged(format!("the ICC profile: {why}")))
+    }
+
     fn decode_block(
         &self,
         at: BlockAt,
@@ -288,5 +297,50 @@ impl SlideReader for TiledTiff {
             (page.offsets[block], page.byte_counts[block])
         };
         self.tiff.source.will_need(blocks.iter().map(place).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::slide::Slide;
+
+    /// A classic little-endian TIFF of one page; each entry is (tag, type, count, value).
+    fn open(entries: &[(u16, u16, u32, u32)]) -> Result<Slide> {
+        let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
+        bytes.extend((entries.len() as u16).to_le_bytes());
+        for (tag, kind, count, value) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(count.to_le_bytes());
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend([0; 4]);
+        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
+        file.write_all(&bytes).expect("writes");
+        Slide::open_native(file.path())
+    }
+
+    /// Found by the fuzz target `tiff`.
+    #[test]
+    fn a_tag_without_values_is_as_good_as_absent() {
+        let page = |bits: u32| {
+            [
+                (tag::IMAGE_WIDTH, 3, 1, 16),
+                (tag::IMAGE_LENGTH, 3, 1, 16),
+                (tag::BITS_PER_SAMPLE, 3, bits, 8),
+                (tag::COMPRESSION, 3, 1, 1),
+                (tag::PHOTOMETRIC, 3, 1, 1),
+                (tag::TILE_WIDTH, 3, 1, 16),
+                (tag::TILE_LENGTH, 3, 1, 16),
+                (tag::TILE_OFFSETS, 4, 1, 8),
+                (tag::TILE_BYTE_COUNTS, 4, 1, 16),
+            ]
+        };
+        assert!(open(&page(1)).is_ok());
+        // Absent means one bit, which is not read.
+        assert!(matches!(open(&page(0)), Err(Error::Unsupported(_))));
     }
 }

@@ -17,10 +17,10 @@
 use roxmltree::Node;
 
 use super::mpp::{MppSource, parse_number};
-use super::xml::{self, children, number, whole};
 use super::placed::{Composition, Lattice, PlacedTiff};
 use super::tiff::{Tiff, tag};
 use super::tiled::TiledPage;
+use super::xml::{self, children, number, whole};
 use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::{Error, Result};
 

@@ -244,7 +244,8 @@ fn stated_starts(tiff: &Tiff, page: &Page, count: u64) -> Option<Vec<u64>> {
 /// Whether starts rise, lie within the strip, and a sample of them stand behind the right markers. The others are looked at
 /// with their blocks.
 fn believable(source: &Source, begin: u64, length: u64, starts: &[u64]) -> bool {
-    let rise = starts.windows(2).all(|pair| pair[1].checked_sub(pair[0]).is_some_and(|n| n >= 2)) && starts.last().is_some_and(|s| *s <= length);
+    let rise = starts.windows(2).all(|pair| pair[1].checked_sub(pair[0]).is_some_and(|n| n >= 2))
+        && starts.last().is_some_and(|s| *s <= length);
     let count = starts.len() as u64;
     let mut bytes = Vec::new();
     let mut marked = |number: u64| {
