@@ -18,10 +18,36 @@ fn info_tells_what_a_slide_is() {
 #[test]
 fn info_writes_a_thumbnail_without_metadata() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let picture = directory.path().join("thumbnail.jpg");
-    says(&["info", common::text(&common::real_slide()), "--thumbnail", common::text(&picture)]);
-    let image = image::open(&picture).expect("a picture");
-    assert!(image.width().max(image.height()) >= 700, "{} x {}", image.width(), image.height());
+    let slide = common::real_slide();
+    for (name, words, longest) in [("a.jpg", &[][..], 1024), ("b.JPEG", &["--thumbnail-px", "200"], 200)] {
+        let picture = directory.path().join(name);
+        let thumbnail = [&["info", common::text(&slide), "--thumbnail", common::text(&picture)], words].concat();
+        says(&thumbnail);
+        let image = image::open(&picture).expect("a picture");
+        let got = image.width().max(image.height());
+        assert!(got <= longest && got * 10 >= longest * 7, "{} x {}", image.width(), image.height());
+        let bytes = std::fs::read(&picture).expect("readable");
+        for marker in [&b"Exif"[..], b"http", b"Aperio", b"ICC_PROFILE"] {
+            assert!(!bytes.windows(marker.len()).any(|w| w == marker), "metadata in the thumbnail");
+        }
+        assert_eq!(common::run(&thumbnail).status.code(), Some(2), "written once only");
+    }
+}
+
+#[test]
+fn a_thumbnail_never_takes_another_files_place() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let slide = directory.path().join("slide.jpg");
+    std::fs::copy(common::real_slide(), &slide).expect("copies");
+    let before = std::fs::read(&slide).expect("readable");
+    let png = directory.path().join("picture.png");
+    for path in [&slide, &png] {
+        let output = common::run(&["info", common::text(&slide), "--thumbnail", common::text(path)]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty(), "refused before anything is read");
+    }
+    assert_eq!(std::fs::read(&slide).expect("readable"), before);
+    assert!(!png.exists());
 }
 
 #[test]

@@ -1,59 +1,90 @@
 //! `paraffin info`: what a slide is. Names of identifying fields, never their values; label and macro pictures are not read.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use image::imageops::{self, FilterType};
 use serde_json::{Value, json};
 
 use super::args::InfoArgs;
 use crate::error::{Error, Result};
 use crate::report::overview;
-use crate::slide::mpp::MppOverride;
+use crate::slide::mpp::{Mpp, MppOverride};
 use crate::slide::{Slide, lowpower};
-
-/// Longest side of `--thumbnail`.
-const THUMBNAIL_PX: f64 = 1024.0;
 
 /// Runs the command.
 ///
 /// # Errors
 /// Those of opening the slide; the thumbnail's.
 pub fn run(args: &InfoArgs) -> Result<()> {
-    let slide = Slide::open(&args.slide)?;
-    let facts = facts(&slide);
-    if args.json {
-        println!("{facts:#}");
-    } else {
-        print!("{}", words(&slide, &facts));
-    }
     if let Some(path) = &args.thumbnail {
-        let longest = f64::from(slide.level0().width.max(slide.level0().height));
-        let low = lowpower::read(&slide, (longest / THUMBNAIL_PX).max(1.0), 0)?;
-        let jpeg = overview::encode_jpeg(&low.image, 85).map_err(|e| Error::Internal(e.to_string()))?;
-        std::fs::write(path, jpeg).map_err(|e| Error::write(path.display().to_string(), e))?;
+        check_thumbnail(path)?;
+    }
+    let slide = Slide::open(&args.slide)?;
+    let mpp = slide.mpp(MppOverride::default());
+    if args.json {
+        println!("{:#}", facts(&slide, &mpp));
+    } else {
+        print!("{}", words(&slide, &mpp));
+    }
+    match &args.thumbnail {
+        Some(path) => write_thumbnail(&slide, args.thumbnail_px, path),
+        None => Ok(()),
+    }
+}
+
+/// A thumbnail is a JPEG by name, and takes no other file's place: some slides are made of JPEG files.
+fn check_thumbnail(path: &Path) -> Result<()> {
+    let is_jpeg = path.extension().is_some_and(|e| ["jpg", "jpeg"].iter().any(|jpeg| e.eq_ignore_ascii_case(jpeg)));
+    if !is_jpeg {
+        return Err(Error::Usage("--thumbnail writes a JPEG file: its name must end in .jpg or .jpeg".into()));
+    }
+    if path.symlink_metadata().is_ok() {
+        return Err(Error::Usage(
+            "--thumbnail overwrites no file: remove the one of this name, or give another".into(),
+        ));
     }
     Ok(())
 }
 
-fn facts(slide: &Slide) -> Value {
+fn write_thumbnail(slide: &Slide, longest_px: u32, path: &Path) -> Result<()> {
+    let level0 = slide.level0();
+    let longest = f64::from(level0.width.max(level0.height));
+    let mut picture = lowpower::read(slide, (longest / f64::from(longest_px)).max(1.0), 0)?.image;
+    let (width, height) = picture.dimensions();
+    if width.max(height) > longest_px {
+        let side =
+            |px: u32| (f64::from(px) * f64::from(longest_px) / f64::from(width.max(height))).round().max(1.0) as u32;
+        picture = imageops::resize(&picture, side(width), side(height), FilterType::Triangle);
+    }
+    let jpeg = overview::encode_jpeg(&picture, 85).map_err(|e| Error::Internal(e.to_string()))?;
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut f| f.write_all(&jpeg)).map_err(|e| Error::write("the thumbnail", e))
+}
+
+fn facts(slide: &Slide, mpp: &Result<Mpp>) -> Value {
     let info = slide.info();
-    let mpp = match slide.mpp(MppOverride::default()) {
+    let mpp = match mpp {
         Ok(mpp) => json!({ "x": mpp.x, "y": mpp.y, "source": mpp.source }),
         Err(e) => json!({ "error": e.to_string() }),
     };
-    let levels: Vec<Value> = info
-        .levels
-        .iter()
-        .map(|l| {
-            json!({
-                "width": l.width, "height": l.height, "downsample": l.downsample,
-                "block_width": l.block_width, "block_height": l.block_height, "coding": l.coding.name(),
-            })
+    let stated = info.stated_mpp.iter().map(|s| json!({ "x": s.x, "y": s.y, "source": s.source }));
+    let levels = info.levels.iter().map(|l| {
+        json!({
+            "width": l.width, "height": l.height, "downsample": l.downsample,
+            "block_width": l.block_width, "block_height": l.block_height, "coding": l.coding.name(),
         })
-        .collect();
+    });
+    let bounds = slide.reader.bounds().map(|b| json!({ "x": b.x, "y": b.y, "width": b.width, "height": b.height }));
     json!({
         "format": info.format,
         "reader": info.reader,
-        "levels": levels,
+        "levels": levels.collect::<Vec<_>>(),
         "mpp": mpp,
+        "stated_mpp": stated.collect::<Vec<_>>(),
         "objective_power": info.objective_power,
+        "bounds": bounds,
         "icc_profile": info.icc_profile,
         "associated_images": info.associated_images,
         "identifying_fields": info.identifying_fields,
@@ -61,13 +92,13 @@ fn facts(slide: &Slide) -> Value {
     })
 }
 
-fn words(slide: &Slide, facts: &Value) -> String {
+fn words(slide: &Slide, mpp: &Result<Mpp>) -> String {
     let info = slide.info();
     let list = |items: &[String]| if items.is_empty() { "none".to_string() } else { items.join(", ") };
-    let mpp = match slide.mpp(MppOverride::default()) {
+    let mpp = match mpp {
         Ok(mpp) if mpp.x == mpp.y => format!("{} µm per pixel (from {})", mpp.x, mpp.source),
         Ok(mpp) => format!("{} x {} µm per pixel (from {})", mpp.x, mpp.y, mpp.source),
-        Err(_) => facts["mpp"]["error"].as_str().unwrap_or_default().to_string(),
+        Err(e) => e.to_string(),
     };
     let mut out = format!("format             {} (reader: {})\n", info.format, info.reader);
     out += &format!("resolution         {mpp}\n");
@@ -85,9 +116,16 @@ fn words(slide: &Slide, facts: &Value) -> String {
             l.coding.name()
         );
     }
+    let bounds = slide.reader.bounds();
+    let bounds =
+        bounds.map_or("not stated".to_string(), |b| format!("{} x {} px at x {}, y {}", b.width, b.height, b.x, b.y));
+    out += &format!("scanned part       {bounds}\n");
     out += &format!("associated images  {} (never read)\n", list(&info.associated_images));
     out += &format!("identifying fields {} (values are never shown or copied)\n", list(&info.identifying_fields));
-    out += &format!("ICC profile        {}\n", if info.icc_profile { "present, not applied" } else { "none" });
+    out += &format!(
+        "ICC profile        {}\n",
+        if info.icc_profile { "present (applied with --icc srgb only)" } else { "none" }
+    );
     for note in &info.notes {
         out += &format!("note               {note}\n");
     }

@@ -31,7 +31,7 @@ use self::protocol::{Info, Region};
 use crate::codec::Scratch;
 use crate::error::{Error, Result};
 use crate::slide::mpp::MppSource;
-use crate::slide::{BlockAt, BlockKind, Scale, SlideInfo, SlideReader, StatedMpp};
+use crate::slide::{BlockAt, BlockKind, Bounds, Scale, SlideInfo, SlideReader, StatedMpp};
 
 pub use self::worker::main as worker_main;
 
@@ -150,6 +150,11 @@ impl OpenSlideReader {
 impl SlideReader for OpenSlideReader {
     fn info(&self) -> &SlideInfo {
         &self.info
+    }
+
+    fn bounds(&self) -> Option<Bounds> {
+        let number = |side: &str| value_of(&self.properties, &format!("openslide.bounds-{side}"))?.trim().parse().ok();
+        Some(Bounds { x: number("x")?, y: number("y")?, width: number("width")?, height: number("height")? })
     }
 
     /// Pixels past the level's edge are white. Waits while all processes are busy.
