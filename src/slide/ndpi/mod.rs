@@ -11,8 +11,8 @@
 //! Codings: baseline JPEG, grey or YCbCr. Levels without restart markers are one block.
 //! Reference: openslide.org/formats/hamamatsu; tifffile's notes on NDPI; ITU-T T.81 (restart intervals).
 //! Fixtures: testdata/multi/*.ndpi.
-//! Known differences to OpenSlide: levels that it makes up below the smallest stored one are not offered; with 4:2:0 colours
-//! are interpolated over interval borders within a block; a frame header without sizes is read at any size.
+//! Known differences to OpenSlide: levels that it makes up below the smallest stored one are not offered; 4:2:0 with restart
+//! markers and frame headers without sizes at any size are read, where OpenSlide fails.
 
 mod strip;
 
@@ -164,3 +164,6 @@ impl SlideReader for Ndpi {
         Ok(BlockKind::Decoded)
     }
 }
+
+#[cfg(test)]
+mod tests;
