@@ -7,6 +7,8 @@
 //! that it touches and copies their parts in drawing order; a stored block that several virtual blocks touch stays in a
 //! bounded cache ([`cache`]) meanwhile.
 //!
+//! Blocks that are missing in the file (sparse) are white; OpenSlide fails to read them in these formats.
+//!
 //! Places that are no whole pixels are rounded to the nearest one, halves up; OpenSlide interpolates there.
 //!
 //! A level that turns out to be a regular grid from (0, 0) is decoded straight from the file, at any scale. Others have
@@ -58,6 +60,18 @@ impl Lattice {
         let (width, height) = stored.block_size();
         let advance = (f64::from(width), f64::from(height));
         Lattice { page, parts: 1, first: (0, 0), count: (columns, rows), at, advance, layer: 0 }
+    }
+
+    /// Whether whole blocks lie side by side over all pixels of the level from `start` to `end`.
+    fn fills(&self, page: &Level, start: (i64, i64), end: (i64, i64)) -> bool {
+        let side = |at: f64, advance: f64, first: u32, count: u32, block: u32, page: u32, start: i64, end: i64| {
+            let last = (f64::from(count) * advance).min(f64::from(page) - f64::from(first) * advance);
+            advance == f64::from(block) && at.fract() == 0.0 && at <= start as f64 && at + last >= end as f64
+        };
+        let (at, advance, first, count) = (self.at, self.advance, self.first, self.count);
+        self.parts == 1
+            && side(at.0, advance.0, first.0, count.0, page.block_width, page.width, start.0, end.0)
+            && side(at.1, advance.1, first.1, count.1, page.block_height, page.height, start.1, end.1)
     }
 }
 
@@ -171,13 +185,16 @@ impl PlacedTiff {
                 _ => self.decode(at, page, canvas.scratch),
             };
             let decoded = slot.decoded(canvas.block)?;
-            if decoded.kind == BlockKind::Decoded {
-                any = true;
-                let (from, to) = (x.from as usize * 3, x.to * 3);
-                for line in 0..y.length {
-                    let start = (y.from as usize + line) * page.block_width as usize * 3 + from;
-                    canvas.target.row(y.to + line)[to..to + x.length * 3]
-                        .copy_from_slice(&decoded.pixels[start..start + x.length * 3]);
+            any |= decoded.kind == BlockKind::Decoded;
+            let (from, to, length) = (x.from as usize * 3, x.to * 3, x.length * 3);
+            for line in 0..y.length {
+                let out = &mut canvas.target.row(y.to + line)[to..to + length];
+                let start = (y.from as usize + line) * page.block_width as usize * 3 + from;
+                match decoded.kind {
+                    BlockKind::Decoded => out.copy_from_slice(&decoded.pixels[start..start + length]),
+                    // What lies below a block that was never scanned shows through.
+                    BlockKind::Background if !canvas.is_white => out.fill(255),
+                    BlockKind::Background => {}
                 }
             }
             held = Some((at, slot));
@@ -274,6 +291,8 @@ struct Canvas<'a, 'b> {
     at: (i64, i64),
     target: Target<'a>,
     scratch: &'b mut Scratch,
+    /// Whether it was painted white; otherwise every pixel is drawn.
+    is_white: bool,
 }
 
 impl SlideReader for PlacedTiff {
@@ -304,18 +323,23 @@ impl SlideReader for PlacedTiff {
         let (left, top) = (i64::from(at.col) * i64::from(block_width), i64::from(at.row) * i64::from(block_height));
         let (width, height) = (block_width as usize, block_height as usize);
         let target = Target { pixels: out, pitch, width, height };
-        let mut canvas = Canvas { block: at, at: (left, top), target, scratch };
-        canvas.target.fill_white();
+        let (right, bottom) = (left + i64::from(block_width), top + i64::from(block_height));
         let visible = |lattice: &Lattice| {
             let page = &self.stored.info().levels[lattice.page];
             let piece = |side: u32| f64::from(side) / f64::from(lattice.parts) + 1.0;
-            let (right, bottom) = (left + i64::from(block_width), top + i64::from(block_height));
             let (at, advance, count) = (lattice.at, lattice.advance, lattice.count);
             let columns = touching(at.0, advance.0, count.0, piece(page.block_width), left, right);
             let rows = touching(at.1, advance.1, count.1, piece(page.block_height), top, bottom);
             (!columns.is_empty() && !rows.is_empty()).then_some((*lattice, columns, rows))
         };
         let visible: Vec<_> = lattices.iter().filter_map(visible).collect();
+        // Within a lone area every pixel is drawn once; painting it white before would cost as much as drawing it.
+        let lone = |v: &(Lattice, _, _)| v.0.fills(&self.stored.info().levels[v.0.page], (left, top), (right, bottom));
+        let is_white = !(visible.len() == 1 && visible.iter().all(lone));
+        let mut canvas = Canvas { block: at, at: (left, top), target, scratch, is_white };
+        if is_white {
+            canvas.target.fill_white();
+        }
         let mut any = false;
         for layer in visible.chunk_by(|a, b| a.0.layer == b.0.layer) {
             // Rows of pieces over the whole layer: neighbouring areas share the page's grid.
