@@ -111,6 +111,9 @@ struct Weights {
     stride: usize,
     /// Most source pixels that an output pixel needs.
     taps: usize,
+    /// Output pixels, one after another, that take (1, 3, 3, 1) / 8 of four source pixels, each two further than the one
+    /// before: bilinear halving away from the edges, the commonest case by far.
+    halved: std::ops::Range<usize>,
 }
 
 impl Weights {
@@ -148,6 +151,11 @@ impl Weights {
             }));
             self.values.resize((i as usize + 1) * self.stride, 0);
         }
+        const EIGHTH: i32 = 1 << (BITS - 3);
+        let halves = |i: usize| self.of(i).1 == [EIGHTH, 3 * EIGHTH, 3 * EIGHTH, EIGHTH];
+        let begin = (0..self.spans.len()).find(|i| halves(*i)).unwrap_or(0);
+        let follows = |i: usize| halves(i) && self.spans[i].0 == self.spans[begin].0 + 2 * (i - begin);
+        self.halved = begin..(begin..self.spans.len()).find(|i| !follows(*i)).unwrap_or(self.spans.len());
     }
 
     /// First source pixel of an output pixel and its weights, without the zeros after them.
@@ -368,16 +376,45 @@ fn across_two_avx2(weights: &Weights, lines: [&[u8]; 2], out: [&mut [u8]; 2]) {
         let lane = |b: usize| i32::from_le_bytes([(3 * k + b) as u8, 0xff, 0xff, 0xff]);
         _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), -1))
     });
+    // Neighbouring pixels' bytes beside each other, channel by channel: of the first two pixels, then of the next two.
+    let pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11, -1, -1, -1, -1));
     let last = weights.taps - (groups - 1) * GROUP;
     let count = weights.spans.len();
     // Once for the line, instead of at every pixel: all reads and writes below lie within these bounds.
     let farthest = weights.spans.iter().map(|s| s.0).max().unwrap_or(0);
     let reach = (farthest + (groups - 1) * GROUP) * 3 + 16;
     assert!(lines.iter().all(|line| line.len() >= reach) && weights.values.len() == count * weights.stride);
-    assert!(first_out.len() > count * 3 && second_out.len() > count * 3);
+    assert!(first_out.len() > count * 3 + 1 && second_out.len() > count * 3 + 1);
     let (a, b) = (lines[0].as_ptr(), lines[1].as_ptr());
     let (to_a, to_b) = (first_out.as_mut_ptr(), second_out.as_mut_ptr());
-    for (i, (first, _)) in weights.spans.iter().enumerate() {
+    let mut next = 0;
+    while next < count {
+        let i = next;
+        let first = weights.spans[i].0;
+        if weights.halved.contains(&i) && i + 1 < weights.halved.end {
+            // Two pixels at once in 16 bits: (p0 + 3 p1 + 3 p2 + p3 + 4) / 8 is what the weights of 22 bits give, exactly.
+            // SAFETY: both loads end within `reach`, as the next pixel's own would.
+            let (near, far) = unsafe {
+                let load =
+                    |at: usize| _mm256_set_m128i(_mm_loadu_si128(b.add(at).cast()), _mm_loadu_si128(a.add(at).cast()));
+                (load(first * 3), load((first + 2) * 3))
+            };
+            let sums = _mm256_add_epi16(
+                _mm256_maddubs_epi16(_mm256_shuffle_epi8(near, pairs), _mm256_set1_epi16(0x0301)),
+                _mm256_maddubs_epi16(_mm256_shuffle_epi8(far, pairs), _mm256_set1_epi16(0x0103)),
+            );
+            let words = _mm256_srli_epi16::<3>(_mm256_add_epi16(sums, _mm256_set1_epi16(4)));
+            let bytes = _mm256_packus_epi16(words, _mm256_setzero_si256());
+            // Six bytes each; the pixel after them, or the slack at the line's end, takes the other two.
+            // SAFETY: `i * 3 + 8 <= count * 3 + 2`, which both outputs have.
+            unsafe {
+                to_a.add(i * 3).cast::<i64>().write_unaligned(_mm256_extract_epi64::<0>(bytes));
+                to_b.add(i * 3).cast::<i64>().write_unaligned(_mm256_extract_epi64::<2>(bytes));
+            }
+            next += 2;
+            continue;
+        }
+        next += 1;
         let mut sums = _mm256_set1_epi32(HALF);
         for group in 0..groups {
             let at = (first + group * GROUP) * 3;
@@ -429,6 +466,24 @@ fn add_taps<const N: usize>(
 fn down(weights: &[i32], lines: &[u8], pitch: usize, out: &mut [u8]) {
     const LANES: usize = 16;
     let whole = out.len() - out.len() % LANES;
+    // Bilinear reductions by 2, 4 and 8 have weights of eight bits, away from the edges: the same sums, in 16 bits.
+    const SPARE: u32 = BITS - 8;
+    if weights.iter().all(|w| *w >= 0 && w % (1 << SPARE) == 0) && weights.iter().sum::<i32>() == 1 << BITS {
+        for at in (0..whole).step_by(LANES) {
+            let mut sums = [128u16; LANES];
+            for (k, weight) in weights.iter().enumerate() {
+                let (bytes, weight) = (&lines[k * pitch + at..k * pitch + at + LANES], (weight >> SPARE) as u16);
+                for (sum, byte) in sums.iter_mut().zip(bytes) {
+                    *sum += u16::from(*byte) * weight;
+                }
+            }
+            for (out, sum) in out[at..at + LANES].iter_mut().zip(sums) {
+                *out = (sum >> 8) as u8;
+            }
+        }
+        down_rest(weights, lines, pitch, out, whole);
+        return;
+    }
     for at in (0..whole).step_by(LANES) {
         let mut sums = [HALF; LANES];
         for (k, weight) in weights.iter().enumerate() {
@@ -441,6 +496,12 @@ fn down(weights: &[i32], lines: &[u8], pitch: usize, out: &mut [u8]) {
             *out = pixel(sum);
         }
     }
+    down_rest(weights, lines, pitch, out, whole);
+}
+
+/// The bytes from `whole` on, which fill no register.
+#[inline(always)]
+fn down_rest(weights: &[i32], lines: &[u8], pitch: usize, out: &mut [u8], whole: usize) {
     for at in whole..out.len() {
         let sum = weights.iter().enumerate().fold(HALF, |s, (k, w)| s + i32::from(lines[k * pitch + at]) * w);
         out[at] = pixel(sum);
