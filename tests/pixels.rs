@@ -79,7 +79,17 @@ fn the_shipped_slides_equal_openslide() {
     let mut paths = vec![common::real_slide()];
     paths.extend(generated_that_openslide_reads());
     paths.extend(["philips_padded.tiff", "ndpi_422.ndpi"].map(|n| common::root().join("testdata/multi").join(n)));
+    paths.extend(dicom_that_openslide_reads());
     compare(&paths);
+}
+
+fn dicom_that_openslide_reads() -> Vec<PathBuf> {
+    let folder = common::root().join("testdata/dicom");
+    let manifest = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
+    let manifest: toml::Value = toml::from_str(&manifest).expect("manifest");
+    let entries = manifest["file"].as_array().expect("entries");
+    let readable = entries.iter().filter(|e| e["openslide"].as_bool() == Some(true));
+    readable.map(|e| folder.join(e["file"].as_str().expect("file"))).collect()
 }
 
 fn generated_that_openslide_reads() -> Vec<PathBuf> {
@@ -110,6 +120,8 @@ fn more_slides_equal_openslide() {
         "real/generic-tiff/panimg_valid_tiff.tif",
         "real/generic-tiff/CMU-1-Small-Region.jpeg.tiff",
         "real/generic-tiff/yb10kx5k.zstd.tiff",
+        "real/dicom/camelyon-jpeg/multi_frame_jpeg_camelyon_challenge_image.dcm",
+        "real/dicom/openslide-boxes/boxes_0.dcm",
         "composed/small_ycc420.svs",
         "composed/small_1level.svs",
         "composed/generic_jpeg.tif",

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::slide::EXTENSIONS;
+use crate::slide::dicom::series::{self, Directory};
 use crate::slide::mpp::{MppOverride, MppSource, parse_number};
 
 /// A slide that was found.
@@ -61,18 +62,19 @@ struct Row {
 /// [`Error::Usage`] where an input does not exist or the list cannot be read; says where.
 pub fn discover(inputs: &[PathBuf], list: Option<&Path>, mpp: MppOverride) -> Result<Discovery> {
     let mut found = Discovery::default();
+    let mut dicom = DicomNames::default();
     for input in inputs {
         let there = std::fs::metadata(input)
             .map_err(|e| Error::Usage(format!("cannot look for slides: {e}: \"{}\"", input.display())))?;
         if there.is_dir() {
             search(input, mpp, &mut found)?;
         } else {
-            let place = PathBuf::from(input.file_stem().unwrap_or_default());
-            found.slides.push(Found { path: input.clone(), place, listed_id: None, mpp });
+            let (path, place) = dicom.entry_of(input);
+            found.slides.push(Found { path, place, listed_id: None, mpp });
         }
     }
     if let Some(list) = list {
-        read_list(list, mpp, &mut found)?;
+        read_list(list, mpp, &mut dicom, &mut found)?;
     }
     found.slides.sort_by(|a, b| a.path.cmp(&b.path));
     let mut seen = BTreeSet::new();
@@ -82,7 +84,7 @@ pub fn discover(inputs: &[PathBuf], list: Option<&Path>, mpp: MppOverride) -> Re
 
 fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
     // A series of DICOM files in one directory is one slide, opened by its first file.
-    let mut series: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut dicom: BTreeSet<PathBuf> = BTreeSet::new();
     let walk = walkdir::WalkDir::new(root).follow_links(true).sort_by_file_name();
     let walk = walk.into_iter().filter_entry(|e| {
         let hidden = e.depth() > 0 && e.file_name().to_string_lossy().starts_with('.');
@@ -101,23 +103,70 @@ fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
             *found.skipped.entry(ending).or_default() += 1;
             continue;
         }
-        let mut place = path.strip_prefix(root).unwrap_or(&path).with_extension("");
         if ending == "dcm" {
             let directory = path.parent().unwrap_or(root).to_path_buf();
-            if !series.insert(directory.clone()) {
-                continue;
+            if dicom.insert(directory.clone()) {
+                let there = series::in_directory(&directory)
+                    .map_err(|e| Error::Usage(format!("cannot look for slides: {e}: \"{}\"", directory.display())))?;
+                if !there.others.is_empty() {
+                    *found.skipped.entry(ending).or_default() += there.others.len();
+                }
+                for number in 0..there.series.len() {
+                    let path = directory.join(&there.series[number].files[0]);
+                    let name = dicom_name(&directory, &there, number);
+                    // Below the root as other slides; the root itself is not below it.
+                    let below = directory.strip_prefix(root).unwrap_or(Path::new(""));
+                    let by_directory = there.series[number].files.len() > 1 && there.series.len() == 1;
+                    let place =
+                        if by_directory { below.parent().unwrap_or(below).join(name) } else { below.join(name) };
+                    found.slides.push(Found { path, place, listed_id: None, mpp });
+                }
             }
-            place = match directory.strip_prefix(root) {
-                Ok(below) if !below.as_os_str().is_empty() => below.to_path_buf(),
-                _ => PathBuf::from(directory.file_name().unwrap_or_default()),
-            };
+            continue;
         }
+        let place = path.strip_prefix(root).unwrap_or(&path).with_extension("");
         found.slides.push(Found { path, place, listed_id: None, mpp });
     }
     Ok(())
 }
 
-fn read_list(list: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
+/// What a DICOM series is called: by its file where it is one; by the directory that it fills; otherwise by its first file.
+fn dicom_name(directory: &Path, there: &Directory, number: usize) -> PathBuf {
+    let files = &there.series[number].files;
+    if files.len() > 1 && there.series.len() == 1 {
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf());
+        if let Some(name) = directory.file_name() {
+            return name.into();
+        }
+    }
+    PathBuf::from(Path::new(&files[0]).file_stem().unwrap_or_default())
+}
+
+/// Finds the series that DICOM files belong to; every directory is looked at once.
+#[derive(Default)]
+struct DicomNames {
+    directories: BTreeMap<PathBuf, Directory>,
+}
+
+impl DicomNames {
+    /// The file that stands for a slide, and the slide's place: of a DICOM file the first of its series, so that a series is
+    /// one slide under one name, whichever of its files are given.
+    fn entry_of(&mut self, path: &Path) -> (PathBuf, PathBuf) {
+        let as_it_is = || (path.to_path_buf(), PathBuf::from(path.file_stem().unwrap_or_default()));
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return as_it_is() };
+        if extension(path) != "dcm" {
+            return as_it_is();
+        }
+        let there = self.directories.entry(directory.to_path_buf());
+        let there = there.or_insert_with(|| series::in_directory(directory).unwrap_or_default());
+        match there.series.iter().position(|s| s.files.iter().any(|f| f == name)) {
+            Some(number) => (path.with_file_name(&there.series[number].files[0]), dicom_name(directory, there, number)),
+            None => as_it_is(),
+        }
+    }
+}
+
+fn read_list(list: &Path, mpp: MppOverride, dicom: &mut DicomNames, found: &mut Discovery) -> Result<()> {
     let wrong = |why: String| Error::Usage(format!("slide list: {why}: \"{}\"", list.display()));
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
@@ -157,7 +206,10 @@ fn read_list(list: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()>
         }
         // As written, or beside the list.
         let path = if row.path.exists() { row.path } else { directory.join(row.path) };
-        let place = PathBuf::from(path.file_stem().unwrap_or_default());
+        // A directory is a slide where it holds one DICOM series.
+        let path =
+            if path.is_dir() { series::entry_of(&path).map_err(|e| wrong(format!("line {line}: {e}")))? } else { path };
+        let (path, place) = dicom.entry_of(&path);
         found.slides.push(Found { path, place, listed_id, mpp });
     }
     Ok(())
@@ -206,6 +258,49 @@ mod tests {
         assert_eq!(found.formats().get("svs"), Some(&2));
         let twice = [root.path().to_path_buf(), root.path().join("b.svs")];
         assert_eq!(discover(&twice, None, MppOverride::default()).expect("searches").slides.len(), 4);
+    }
+
+    fn copy(from: &str, to: &Path) {
+        std::fs::create_dir_all(to.parent().expect("has a parent")).expect("creates");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/dicom").join(from);
+        std::fs::copy(from, to).expect("copies");
+    }
+
+    #[test]
+    fn a_dicom_series_is_one_slide() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let path = |name: &str| root.path().join(name);
+        let names = ["a_half", "b_full", "c_quarter", "d_label"];
+        for name in names {
+            copy(&format!("three_levels/{name}.dcm"), &path(&format!("x/one/{name}.dcm")));
+            copy(&format!("three_levels/{name}.dcm"), &path(&format!("two/{name}.dcm")));
+        }
+        copy("sparse/sparse.dcm", &path("two/z.dcm"));
+        copy("eot/eot.dcm", &path("alone/scan.dcm"));
+        copy("three_levels/d_label.dcm", &path("labels/l.dcm"));
+        let places = |inputs: &[PathBuf]| -> Vec<String> {
+            let found = discover(inputs, None, MppOverride::default()).expect("searches");
+            found.slides.iter().map(|s| s.place.to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(places(&[root.path().to_path_buf()]), ["alone/scan", "two/a_half", "two/z", "x/one"]);
+        let found = discover(&[path("x")], None, MppOverride::default()).expect("searches");
+        assert!(found.slides[0].path.ends_with("x/one/a_half.dcm") && found.skipped.is_empty());
+        let labels = discover(&[path("labels")], None, MppOverride::default()).expect("searches");
+        assert_eq!((labels.slides.len(), labels.skipped.get("dcm")), (0, Some(&1)));
+        // By directory, by one of its files, by all of them (a shell's glob), or by the slide list: one slide, one name.
+        assert_eq!(places(&[path("x/one")]), ["one"]);
+        assert_eq!(places(&[path("x/one/c_quarter.dcm")]), ["one"]);
+        assert_eq!(places(&names.map(|n| path(&format!("x/one/{n}.dcm")))), ["one"]);
+        let list = path("slides.csv");
+        std::fs::write(&list, "path,mpp\nx/one,0.5\n").expect("writes");
+        let listed = discover(&[], Some(&list), MppOverride::default()).expect("reads");
+        assert_eq!(
+            (listed.slides[0].path.clone(), listed.slides[0].place.clone()),
+            (path("x/one/a_half.dcm"), "one".into())
+        );
+        std::fs::write(&list, "path\ntwo\n").expect("writes");
+        let error = discover(&[], Some(&list), MppOverride::default()).expect_err("refused").to_string();
+        assert!(error.contains("2 DICOM series"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! reader ([`Slide::open`]).
 
 pub mod aperio;
+pub mod dicom;
 pub mod generic;
 pub mod leica;
 pub mod lowpower;
@@ -186,7 +187,9 @@ impl<'a> Probe<'a> {
         if head.is_empty() {
             return Err(Error::NotASlide("the file is empty".into()));
         }
-        let tiff = if tiff::is_tiff(&head) { Some(tiff::Tiff::open(source)?) } else { None };
+        // A file can be both; then its name decides.
+        let is_tiff = tiff::is_tiff(&head) && (!dicom::is_dicom(&head) || is_named_tiff(path));
+        let tiff = if is_tiff { Some(tiff::Tiff::open(source)?) } else { None };
         Ok(Probe { path, head, tiff })
     }
 
@@ -214,6 +217,7 @@ pub struct Format {
 
 /// The native formats in the order they are tried; the most particular first.
 pub const FORMATS: &[Format] = &[
+    Format { name: "dicom", recognise: dicom::recognise, open: dicom::open },
     Format { name: "aperio", recognise: aperio::recognise, open: aperio::open },
     Format { name: "ome-tiff", recognise: ome::recognise, open: ome::open },
     Format { name: "philips", recognise: philips::recognise, open: philips::open },
@@ -235,12 +239,15 @@ pub struct Slide {
 }
 
 impl Slide {
-    /// Opens a slide with the native reader that recognises its content, otherwise with OpenSlide.
+    /// Opens a slide with the native reader that recognises its content, otherwise with OpenSlide. A directory is a slide
+    /// where its `.dcm` files are one series.
     ///
     /// # Errors
     /// [`Error::NotASlide`], [`Error::Damaged`], [`Error::Unsupported`], [`Error::Read`], or [`Error::Library`] where only
     /// OpenSlide could read it and is not installed.
     pub fn open(path: &Path) -> Result<Self> {
+        let of_directory = if path.is_dir() { Some(dicom::series::entry_of(path)?) } else { None };
+        let path = of_directory.as_deref().unwrap_or(path);
         let probe = Probe::new(path)?;
         if let Some(format) = FORMATS.iter().find(|f| (f.recognise)(&probe)) {
             return match (format.open)(probe) {
@@ -298,6 +305,10 @@ impl Slide {
     pub fn mpp(&self, user: MppOverride) -> Result<Mpp> {
         mpp::resolve(&self.info().stated_mpp, self.info().objective_power, user)
     }
+}
+
+fn is_named_tiff(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tif") || e.eq_ignore_ascii_case("tiff"))
 }
 
 /// Whether a file that is no TIFF belongs to a format that OpenSlide knows: by content, or by name for the formats whose
