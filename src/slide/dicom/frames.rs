@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// Fragments that are walked over at most.
 const MAX_FRAGMENTS: usize = 1 << 25;
 
+/// Where a table lies in the file, and its bytes.
+type Place = (u64, u64);
+
 /// Where the frames lie.
 #[derive(Debug)]
 enum Index {
@@ -31,7 +34,7 @@ pub struct Frames {
     source: Source,
     count: u64,
     pixels: u64,
-    extended: Option<((u64, u64), Option<(u64, u64)>)>,
+    extended: Option<(Place, Option<Place>)>,
     index: OnceLock<Result<Index, String>>,
 }
 
