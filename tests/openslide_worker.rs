@@ -183,6 +183,17 @@ fn what_a_slide_states() {
 }
 
 #[test]
+fn the_colour_profile_is_handed_out() {
+    for name in ["icc/matrix.svs", "icc/table.tif", "generated/aperio_comma.svs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+        let native = paraffin::slide::Slide::open_native(&path).expect("opens");
+        let profile = open(&path).expect("opens").icc_profile().expect("answers");
+        assert_eq!(profile, native.reader.icc_profile().expect("reads"));
+        assert_eq!(profile.is_some(), name.starts_with("icc/"));
+    }
+}
+
+#[test]
 fn vendors_are_detected() {
     let Some(data) = data() else { return };
     let vendor = |name: &str| openslide::detect(&data.join(name)).expect("holds in this test");

@@ -275,13 +275,30 @@ impl Pool {
     /// Reads a region with an idle child, or a new one; waits where [`Options::workers`] are busy. `target` receives the
     /// region's RGB without padding. The background's colour where the region holds no pixel, `target` then being as it was.
     pub(super) fn read(&self, region: Region, target: &mut [u8]) -> Result<Option<[u8; 3]>> {
-        let mut worker = self.lend()?;
-        let deadline = Deadline::after(self.options.read_timeout);
-        let result = worker.ask(&Request::Region(region), &self.path, deadline).and_then(|reply| match reply {
+        self.ask(&Request::Region(region), |worker, reply| match reply {
             Reply::Pixels => worker.take_pixels(target).map(|()| None),
             Reply::Background(colour) => Ok(Some(colour)),
             _ => Err(out_of_turn()),
-        });
+        })
+    }
+
+    /// The slide's colour profile; `None` where it has none.
+    pub(super) fn profile(&self) -> Result<Option<Vec<u8>>> {
+        self.ask(&Request::Profile, |worker, reply| match reply {
+            Reply::Profile(0) => Ok(None),
+            Reply::Profile(bytes) if bytes <= protocol::PROFILE_LIMIT => {
+                let mut profile = vec![0; bytes as usize];
+                worker.take_pixels(&mut profile).map(|()| Some(profile))
+            }
+            _ => Err(out_of_turn()),
+        })
+    }
+
+    /// Asks an idle child, or a new one, and has `take` take its reply.
+    fn ask<T>(&self, request: &Request, take: impl FnOnce(&Worker, Reply) -> Result<T>) -> Result<T> {
+        let mut worker = self.lend()?;
+        let deadline = Deadline::after(self.options.read_timeout);
+        let result = worker.ask(request, &self.path, deadline).and_then(|reply| take(&worker, reply));
         if result.is_ok() {
             self.give_back(worker);
         } else {

@@ -152,6 +152,10 @@ impl SlideReader for OpenSlideReader {
         &self.info
     }
 
+    fn icc_profile(&self) -> Result<Option<Vec<u8>>> {
+        self.pool.profile()
+    }
+
     fn bounds(&self) -> Option<Bounds> {
         let number = |side: &str| value_of(&self.properties, &format!("openslide.bounds-{side}"))?.trim().parse().ok();
         Some(Bounds { x: number("x")?, y: number("y")?, width: number("width")?, height: number("height")? })

@@ -18,6 +18,9 @@ pub const SIDE_LIMIT: u32 = 2048;
 /// Longest reply: names and properties.
 pub const REPLY_LIMIT: u32 = 1 << 20;
 
+/// Longest colour profile that is handed out.
+pub const PROFILE_LIMIT: u32 = 10 << 20;
+
 /// What the parent asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -27,6 +30,8 @@ pub enum Request {
     Open(Vec<u8>),
     /// Read a region. Answered by [`Reply::Pixels`] or [`Reply::Background`].
     Region(Region),
+    /// Hand out the colour profile. Answered by [`Reply::Profile`].
+    Profile,
 }
 
 /// A region as OpenSlide addresses it.
@@ -57,6 +62,8 @@ pub enum Reply {
     Pixels,
     /// The region holds no pixel at all; the background colour.
     Background([u8; 3]),
+    /// The colour profile, of so many bytes, is in the memory file; 0 where there is none.
+    Profile(u32),
     /// The request failed; the child is of no further use.
     Failed(FailureKind, String),
 }
@@ -97,8 +104,10 @@ impl Request {
             Request::Detect(_) => b'd',
             Request::Open(_) => b'o',
             Request::Region(_) => b'r',
+            Request::Profile => b'i',
         });
         match self {
+            Request::Profile => {}
             Request::Detect(path) | Request::Open(path) => frame.bytes(path),
             Request::Region(r) => {
                 for value in [r.level, r.x_level0, r.y_level0, r.width, r.height] {
@@ -125,6 +134,7 @@ impl Request {
                 width: fields.u32()?,
                 height: fields.u32()?,
             }),
+            b'i' => Request::Profile,
             _ => return Err(nonsense()),
         };
         fields.end()?;
@@ -156,6 +166,10 @@ impl Reply {
                 frame = Frame::new(b'B');
                 frame.bytes(colour);
             }
+            Reply::Profile(bytes) => {
+                frame = Frame::new(b'I');
+                frame.u32(*bytes);
+            }
             Reply::Failed(kind, message) => {
                 frame = Frame::new(b'F');
                 frame.u32(match kind {
@@ -186,6 +200,7 @@ impl Reply {
             b'O' => Reply::Opened(Info::decode(&mut fields)?),
             b'P' => Reply::Pixels,
             b'B' => Reply::Background(fields.bytes()?.try_into().map_err(|_| nonsense())?),
+            b'I' => Reply::Profile(fields.u32()?),
             b'F' => {
                 let kind = match fields.u32()? {
                     0 => FailureKind::NotASlide,

@@ -112,7 +112,18 @@ impl Desk {
                 Ok(Reply::Opened(info))
             }
             Request::Region(region) => self.read(*region),
+            Request::Profile => self.profile(),
         }
+    }
+
+    fn profile(&mut self) -> Result<Reply, Failure> {
+        let error = |why: String| (FailureKind::Error, why);
+        let (slide, _) = self.slide.as_ref().ok_or_else(|| error("no slide is open".into()))?;
+        let profile = slide.icc_profile().map_err(failure)?.unwrap_or_default();
+        let bytes = u32::try_from(profile.len()).ok().filter(|bytes| *bytes <= protocol::PROFILE_LIMIT);
+        let bytes = bytes.ok_or_else(|| error(format!("an ICC profile of {} bytes", profile.len())))?;
+        self.pixels.write_all_at(&profile, 0).map_err(|e| error(format!("cannot hand on the profile: {e}")))?;
+        Ok(Reply::Profile(bytes))
     }
 
     fn read(&mut self, region: Region) -> Result<Reply, Failure> {
