@@ -172,7 +172,13 @@ fn rgb_of(pixel: &[u8], samples: Samples) -> [u8; 3] {
     let grey = |v: u8| if samples.white_is_zero { 255 - v } else { v };
     let colours = if pixel.len() < 3 { [grey(pixel[0]); 3] } else { [pixel[0], pixel[1], pixel[2]] };
     let Some(&alpha) = pixel.len().is_multiple_of(2).then(|| pixel.last()).flatten() else { return colours };
-    match samples.alpha {
+    over_white(colours, alpha, samples.alpha)
+}
+
+/// A pixel of this opacity over white.
+#[must_use]
+pub fn over_white(colours: [u8; 3], alpha: u8, meaning: Alpha) -> [u8; 3] {
+    match meaning {
         Alpha::Ignored => colours,
         Alpha::Associated => colours.map(|c| c.saturating_add(255 - alpha)),
         Alpha::Unassociated => colours.map(|c| {

@@ -4,13 +4,17 @@
 //! once the buffers have grown to the largest block.
 
 pub mod jpeg;
+pub mod jpeg2000;
 pub mod lossless;
+pub mod webp;
 
 /// How a level's blocks are compressed, as far as anyone who does not decode them needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// Baseline or progressive JPEG; can be decoded at 1/2, 1/4 and 1/8 of its size.
     Jpeg,
+    /// JPEG2000; its own resolution levels give 1/2, 1/4 and 1/8.
+    Jpeg2000,
     /// Uncompressed.
     Raw,
     /// TIFF LZW.
@@ -21,6 +25,10 @@ pub enum Coding {
     Zstd,
     /// Put together from stored blocks that lie anywhere; at full size only.
     Composed,
+    /// WebP.
+    Webp,
+    /// Cut out of a picture that is decoded whole.
+    Flat,
     /// Decoded by OpenSlide; what lies in the file is not known here.
     OpenSlide,
 }
@@ -31,11 +39,14 @@ impl Coding {
     pub fn name(self) -> &'static str {
         match self {
             Coding::Jpeg => "jpeg",
+            Coding::Jpeg2000 => "jpeg2000",
             Coding::Raw => "raw",
             Coding::Lzw => "lzw",
             Coding::Deflate => "deflate",
             Coding::Zstd => "zstd",
             Coding::Composed => "composed",
+            Coding::Webp => "webp",
+            Coding::Flat => "flat",
             Coding::OpenSlide => "openslide",
         }
     }
@@ -43,7 +54,7 @@ impl Coding {
     /// Whether the decoder itself can produce a block at a reduced size, cheaper than decoding and averaging it.
     #[must_use]
     pub fn scales(self) -> bool {
-        self == Coding::Jpeg
+        matches!(self, Coding::Jpeg | Coding::Jpeg2000)
     }
 }
 
@@ -90,6 +101,8 @@ pub struct Scratch {
     pub(crate) compressed: Vec<u8>,
     /// A complete JPEG stream, or the samples before conversion to RGB.
     pub(crate) staging: Vec<u8>,
+    /// Decoded samples of codings that leave the colours to us.
+    pub(crate) samples: Vec<u8>,
 }
 
 /// Where a decoder puts its pixels: `height` rows of `width` RGB pixels, `pitch` bytes apart.
@@ -127,6 +140,13 @@ pub enum BlockCoding {
         /// What its components are.
         colour: jpeg::Colour,
     },
+    /// A JPEG2000 codestream.
+    Jpeg2000 {
+        /// What its components are.
+        colour: jpeg::Colour,
+    },
+    /// A WebP image.
+    Webp,
     /// Samples, packed without loss or not at all.
     Packed {
         /// The packing.
@@ -142,6 +162,8 @@ impl BlockCoding {
     pub fn kind(&self) -> Coding {
         match self {
             BlockCoding::Jpeg { .. } => Coding::Jpeg,
+            BlockCoding::Jpeg2000 { .. } => Coding::Jpeg2000,
+            BlockCoding::Webp => Coding::Webp,
             BlockCoding::Packed { packing, .. } => packing.kind(),
         }
     }
@@ -157,12 +179,16 @@ impl BlockCoding {
         scale: Scale,
         target: &mut Target,
     ) -> Result<(), String> {
-        let Scratch { jpeg, compressed, staging } = scratch;
+        let Scratch { jpeg, compressed, staging, samples: decoded } = scratch;
         match self {
             BlockCoding::Jpeg { tables, colour } => {
                 jpeg::assemble(tables.as_deref(), compressed, *colour, size, staging)?;
                 jpeg::decode(jpeg, staging, size, scale, target)
             }
+            BlockCoding::Jpeg2000 { colour } => {
+                jpeg2000::decode(compressed, *colour, size, scale, (staging, decoded), target)
+            }
+            BlockCoding::Webp => webp::decode(compressed, size, decoded, target),
             BlockCoding::Packed { packing, samples } => {
                 debug_assert_eq!(scale, Scale::Full, "lossless codings have no reduced size");
                 lossless::unpack(*packing, compressed, samples.bytes(size.0, size.1), staging)?;

@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn flat_images_are_taken_only_where_they_are_named() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        touch(root.path(), &["a.svs", "b.png", "c.jpg"]);
+        let find = |inputs: &[PathBuf], list: Option<&Path>| {
+            discover(inputs, list, MppOverride::default()).expect("searches").slides.len()
+        };
+        assert_eq!(find(&[root.path().to_path_buf()], None), 1);
+        assert_eq!(find(&[root.path().to_path_buf(), root.path().join("b.png")], None), 2);
+        let list = root.path().join("slides.csv");
+        std::fs::write(&list, "path,mpp\nb.png,0.5\nc.jpg,0.5\n").expect("writes");
+        assert_eq!(find(&[], Some(&list)), 2);
+    }
+
+    #[test]
     fn slide_lists_name_path_mpp_and_id() {
         let root = tempfile::tempdir().expect("temporary directory");
         touch(root.path(), &["a.svs", "b.svs"]);

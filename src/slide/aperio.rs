@@ -3,7 +3,7 @@
 //! Recognised by: page 0 is tiled and its ImageDescription starts with `Aperio`.
 //! mpp: `MPP = ` in that description (decimal comma accepted; of duplicate keys the last counts); power: `AppMag = `.
 //! Layout: page 0 is level 0, page 1 a stripped thumbnail, further tiled pages are levels, stripped pages label and macro.
-//! Codings: JPEG as YCbCr and as RGB without an Adobe marker, LZW; JPEG2000 (33003, 33005) goes through OpenSlide.
+//! Codings: JPEG as YCbCr and as RGB without an Adobe marker, JPEG2000 (33003 YCbCr, 33005 RGB), LZW.
 //! Reference: openslide.org/formats/aperio; the description's keys as found in the fixtures.
 //! Fixtures: testdata/CMU-1-Small-Region.svs and testdata/generated/aperio_*.svs.
 //! Known differences to OpenSlide: big-endian files are read; downsamples are whole where the sizes allow it; a block that is

@@ -1,12 +1,14 @@
-//! Generic tiled pyramidal TIFF, as libvips, QuPath, ASAP and many converters write it. Extensions `.tif`, `.tiff`.
+//! Generic pyramidal TIFF, as libvips, QuPath, ASAP and many converters write it. Extensions `.tif`, `.tiff`.
 //!
-//! Recognised by: page 0 is tiled and no other format claims the file.
+//! Recognised by: page 0 is tiled or stripped and no other format claims the file.
 //! mpp: XResolution, YResolution and ResolutionUnit (inch or centimetre; without a unit they state nothing).
-//! Layout: page 0 is level 0; every further tiled page that is a reduction of it is a level.
+//! Layout: page 0 is level 0; every further tiled page that is a reduction of it is a level, likewise stripped pages that
+//! are marked as reduced images, and page 0's SubIFDs.
 //! Codings: those of `tiled`.
 //! Reference: TIFF 6.0; openslide.org/formats/generic-tiff.
-//! Fixtures: testdata/generated/generic_*.tif.
-//! Known differences to OpenSlide: pages need no "reduced image" flag; grey, zstd and big-endian 16-bit are read.
+//! Fixtures: testdata/generated/generic_*.tif, testdata/codings/*.tif.
+//! Known differences to OpenSlide: tiled pages need no "reduced image" flag; grey, zstd, WebP, JPEG2000 34712, strips,
+//! SubIFDs and big-endian 16-bit are read.
 
 use super::mpp::MppSource;
 use super::tiff::{Page, Tiff, tag};
@@ -31,10 +33,18 @@ pub(super) fn identifying_tags(tiff: &Tiff) -> Vec<String> {
     present.map(|(_, name)| (*name).to_string()).collect()
 }
 
-/// Whether this TIFF can be read as a generic pyramid: no vendor's mark, and tiles.
+/// Whether this TIFF can be read as a generic pyramid: no vendor's mark, and tiles or strips.
 #[must_use]
 pub fn recognise(probe: &Probe) -> bool {
-    probe.is_tiff(|tiff| tiff.pages[0].has(tag::TILE_WIDTH) && foreign_vendor(tiff).is_none())
+    probe.is_tiff(|tiff| {
+        let page = &tiff.pages[0];
+        let stripped = || {
+            // A label or macro that was taken out of an SVS is no slide.
+            let aperio = tiff.text(page, tag::IMAGE_DESCRIPTION).is_some_and(|t| t.starts_with("Aperio"));
+            page.has(tag::STRIP_OFFSETS) && !aperio
+        };
+        (page.has(tag::TILE_WIDTH) || stripped()) && foreign_vendor(tiff).is_none()
+    })
 }
 
 /// The vendor whose files look like TIFF but need their own reader (today: OpenSlide's).
@@ -53,7 +63,7 @@ pub fn foreign_vendor(tiff: &Tiff) -> Option<&'static str> {
     .find_map(|(vendor, is)| is.then_some(vendor))
 }
 
-/// Opens a generic tiled TIFF.
+/// Opens a generic TIFF.
 ///
 /// # Errors
 /// As [`TiledPage::new`] and [`TiledTiff::new`].
@@ -61,8 +71,14 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
     let tiff = probe.into_tiff()?;
     let mut pages = Vec::new();
     let mut notes = Vec::new();
-    for (i, page) in tiff.pages.iter().enumerate() {
-        if !page.has(tag::TILE_WIDTH) {
+    let sub_pages = tiff.sub_pages(&tiff.pages[0]).unwrap_or_else(|e| {
+        notes.push(format!("the first page's SubIFDs are left out: {e}"));
+        Vec::new()
+    });
+    for (i, page) in tiff.pages.iter().chain(&sub_pages).enumerate() {
+        let reduced = i >= tiff.pages.len() || tiff.number_or(page, tag::NEW_SUBFILE_TYPE, 0).is_ok_and(|t| t & 1 == 1);
+        let stripped = page.has(tag::STRIP_OFFSETS) && (i == 0 || reduced);
+        if !page.has(tag::TILE_WIDTH) && !stripped {
             continue;
         }
         match TiledPage::new(&tiff, page) {

@@ -6,6 +6,7 @@
 
 pub mod aperio;
 pub mod dicom;
+pub mod flat;
 pub mod generic;
 pub mod leica;
 pub mod lowpower;
@@ -226,6 +227,8 @@ pub const FORMATS: &[Format] = &[
     Format { name: "ventana", recognise: ventana::recognise, open: ventana::open },
     Format { name: "trestle", recognise: trestle::recognise, open: trestle::open },
     Format { name: "generic-tiff", recognise: generic::recognise, open: generic::open },
+    Format { name: "png", recognise: flat::recognise_png, open: flat::open_png },
+    Format { name: "jpeg", recognise: flat::recognise_jpeg, open: flat::open_jpeg },
 ];
 
 /// Endings of files that are taken for slides before anyone has looked into them.
@@ -263,7 +266,7 @@ impl Slide {
         match &probe.tiff {
             Some(tiff) if generic::foreign_vendor(tiff).is_some() => Self::through_openslide(path),
             Some(_) => Err(Error::Unsupported(
-                "a TIFF without tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)".into(),
+                "a TIFF without tiles or strips that can be read; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)".into(),
             )),
             None if is_foreign(path, &probe.head) => Self::through_openslide(path),
             None => Err(Error::NotASlide("the content is no slide format".into())),

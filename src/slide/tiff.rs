@@ -25,8 +25,9 @@ pub mod tag {
     pub const PHOTOMETRIC: u16 = 262;
     pub const DOCUMENT_NAME: u16 = 269;
     pub const IMAGE_DESCRIPTION: u16 = 270;
-    pub const SAMPLES_PER_PIXEL: u16 = 277;
     pub const STRIP_OFFSETS: u16 = 273;
+    pub const SAMPLES_PER_PIXEL: u16 = 277;
+    pub const ROWS_PER_STRIP: u16 = 278;
     pub const STRIP_BYTE_COUNTS: u16 = 279;
     pub const X_RESOLUTION: u16 = 282;
     pub const Y_RESOLUTION: u16 = 283;

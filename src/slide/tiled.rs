@@ -1,11 +1,13 @@
-//! Tiled TIFF pages as the levels of a slide: what Aperio SVS and generic pyramidal TIFF have in common.
+//! TIFF pages in tiles or strips as the levels of a slide: what Aperio SVS and generic pyramidal TIFF have in common.
+//!
+//! Strips are as wide as the page and may be a single row high; so many of them make a block that reading it is worth while.
 //!
 //! Codings: JPEG (7, tables in tag 347), none (1), LZW (5), deflate (8, 32946), zstd (50000), the last four with or without
-//! predictor 2, 8 or 16 bits, grey, RGB or RGBA. A block of no bytes is background (sparse files). JPEG2000 and WebP are
-//! [`Error::Unsupported`] here and go through OpenSlide where it knows them.
+//! predictor 2, 8 or 16 bits, grey, RGB or RGBA, JPEG2000 (33003, 33005, 34712; tiles only), WebP
+//! (50001). A block of no bytes is background (sparse files).
 
 use super::tiff::{Page, Tiff, tag};
-use super::{BlockAt, BlockKind, Level, Scale, SlideInfo, SlideReader, downsample_between};
+use super::{BlockAt, BlockKind, Coding, Level, Scale, SlideInfo, SlideReader, downsample_between};
 use crate::codec::lossless::{Alpha, Packing, Samples};
 use crate::codec::{BlockCoding, Scratch, Target, jpeg};
 use crate::error::{Error, Result};
@@ -15,13 +17,20 @@ pub(super) const MAX_BLOCK_PX: u64 = 1 << 26;
 /// Most blocks in a level: a million pixels square in blocks of 256 has 15 million.
 pub(super) const MAX_BLOCKS: u64 = 1 << 25;
 
-/// One tiled page.
+/// Rows that a block of strips has at most, where one strip has not more.
+const STRIP_BLOCK_ROWS: u32 = 256;
+/// Pixels that a block of several strips has at most.
+const STRIP_BLOCK_PX: u64 = 1 << 22;
+
+/// One page in tiles or strips.
 pub struct TiledPage {
     level: Level,
     columns: u32,
     coding: BlockCoding,
     /// The page's colour profile, unread: nothing but that tag.
     icc: Page,
+    /// Rows of one strip; `None` for tiles.
+    strip_rows: Option<u32>,
     offsets: Vec<u64>,
     byte_counts: Vec<u64>,
 }
@@ -47,6 +56,9 @@ impl TiledPage {
     /// # Errors
     /// [`Error::Unsupported`] for valid pages beyond this reader, [`Error::Damaged`] for impossible ones.
     pub fn new(tiff: &Tiff, page: &Page) -> Result<Self> {
+        if !page.has(tag::TILE_WIDTH) {
+            return Self::strips(tiff, page);
+        }
         let damaged = Error::Damaged;
         let number = |tag, default| tiff.number_or(page, tag, default).map_err(damaged);
         let (width, height) = page_size(tiff, page).map_err(damaged)?;
@@ -78,6 +90,7 @@ impl TiledPage {
             columns,
             coding,
             icc: page.only(tag::ICC_PROFILE),
+            strip_rows: None,
         })
     }
 
@@ -101,6 +114,79 @@ impl TiledPage {
         {
             *colour = stated;
         }
+    }
+
+    fn strips(tiff: &Tiff, page: &Page) -> Result<Self> {
+        let damaged = Error::Damaged;
+        let number = |tag, default| tiff.number_or(page, tag, default).map_err(damaged);
+        let (width, height) = page_size(tiff, page).map_err(damaged)?;
+        let rows = number(tag::ROWS_PER_STRIP, u64::from(u32::MAX))?.min(u64::from(height)) as u32;
+        if rows == 0 {
+            return Err(Error::Damaged("strips of no rows".into()));
+        }
+        if number(tag::PLANAR_CONFIGURATION, 1)? != 1 {
+            return Err(Error::Unsupported("colours in separate planes (planar configuration 2)".into()));
+        }
+        let coding = block_coding(tiff, page)?;
+        let packed = matches!(coding, BlockCoding::Packed { .. });
+        if !packed && rows < height && rows % Scale::Eighth.divisor() != 0 {
+            return Err(Error::Unsupported(format!("{} in strips of {rows} rows", coding.kind().name())));
+        }
+        if coding.kind() == Coding::Jpeg2000 {
+            return Err(Error::Unsupported("JPEG2000 in strips".into()));
+        }
+        let strips = u64::from(height.div_ceil(rows));
+        if strips > MAX_BLOCKS {
+            return Err(Error::Damaged(format!("{strips} strips")));
+        }
+        let mut offsets = tiff.table(page, tag::STRIP_OFFSETS, strips).map_err(damaged)?;
+        let mut byte_counts = tiff.table(page, tag::STRIP_BYTE_COUNTS, strips).map_err(damaged)?;
+        let wanted = STRIP_BLOCK_ROWS.min((STRIP_BLOCK_PX / u64::from(width)).max(1) as u32);
+        let mut rows = rows;
+        if let BlockCoding::Packed { packing: Packing::None, samples } = &coding
+            && strips == 1
+            && offsets[0] > 0
+            && rows > wanted
+        {
+            // The rows of a page that was stored in one piece, uncompressed, can be had apart.
+            let row = samples.bytes(width, 1) as u64;
+            if byte_counts[0] < row.saturating_mul(u64::from(height)) {
+                return Err(Error::Damaged(format!("{} bytes for {width} x {height} px", byte_counts[0])));
+            }
+            let starts = (0..height).step_by(wanted as usize);
+            byte_counts = starts.clone().map(|y| row * u64::from(wanted.min(height - y))).collect();
+            offsets = starts.map(|y| offsets[0].saturating_add(row * u64::from(y))).collect();
+            rows = wanted;
+        }
+        if u64::from(width) * u64::from(rows) > MAX_BLOCK_PX {
+            return Err(Error::Unsupported(format!(
+                "strips of {width} x {rows} px, too many to be decoded at once; convert it to a tiled pyramid (vips \
+                 tiffsave --tile --pyramid)"
+            )));
+        }
+        let level = Level {
+            width,
+            height,
+            downsample: 1.0,
+            block_width: width,
+            block_height: rows * (wanted / rows).max(1),
+            coding: coding.kind(),
+        };
+        let icc = page.only(tag::ICC_PROFILE);
+        Ok(TiledPage { level, columns: 1, coding, icc, strip_rows: Some(rows), offsets, byte_counts })
+    }
+
+    /// A block's pieces: its tile, or its strips with their first rows within the block and their heights.
+    fn pieces(&self, at: BlockAt) -> impl Iterator<Item = (usize, u32, u32)> + use<> {
+        let Level { height, block_height, .. } = self.level;
+        let top = at.row * block_height;
+        let (first, rows) = match self.strip_rows {
+            Some(rows) => ((top / rows) as usize, rows),
+            None => (at.row as usize * self.columns as usize + at.col as usize, block_height),
+        };
+        // A tile is whole where it reaches past the page, a strip is not.
+        let bottom = if self.strip_rows.is_some() { (height - top).min(block_height) } else { block_height };
+        (0..bottom).step_by(rows as usize).enumerate().map(move |(i, y)| (first + i, y, rows.min(bottom - y)))
     }
 
     /// Width and height in pixels.
@@ -152,13 +238,27 @@ fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
         // Some writers leave an empty stream (SOI, EOI) there.
         return Ok(BlockCoding::Jpeg { tables: tables.filter(|t| t.len() > 4), colour });
     }
+    if matches!(compression, 33003 | 33005 | 34712) {
+        // Aperio says YCbCr or RGB by the compression, whatever the photometric tag holds.
+        let colour = match (compression, photometric, per_pixel, bits) {
+            (33003, _, 3, 8) | (34712, 6, 3, 8) => jpeg::Colour::YCbCr,
+            (33005, _, 3, 8) | (34712, 2, 3, 8) => jpeg::Colour::Rgb,
+            (_, 1, 1, 8) => jpeg::Colour::Grey,
+            _ => return unsupported("JPEG2000"),
+        };
+        return Ok(BlockCoding::Jpeg2000 { colour });
+    }
+    if compression == 50001 {
+        return match (photometric, per_pixel, bits) {
+            (2, 3 | 4, 8) => Ok(BlockCoding::Webp),
+            _ => unsupported("WebP"),
+        };
+    }
     let packing = match compression {
         1 => Packing::None,
         5 => Packing::Lzw,
         8 | 32946 => Packing::Deflate,
         50000 => Packing::Zstd,
-        33003 | 33005 | 34712 => return Err(Error::Unsupported("JPEG2000 blocks".into())),
-        50001 => return Err(Error::Unsupported("WebP blocks".into())),
         other => return Err(Error::Unsupported(format!("TIFF compression {other}"))),
     };
     let predictor = match number(tag::PREDICTOR, 1)? {
@@ -186,7 +286,7 @@ fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
     Ok(BlockCoding::Packed { packing, samples })
 }
 
-/// A slide whose levels are tiled TIFF pages.
+/// A slide whose levels are TIFF pages in tiles or strips.
 pub struct TiledTiff {
     tiff: Tiff,
     info: SlideInfo,
@@ -204,7 +304,7 @@ impl TiledTiff {
         let (width, height) = pages
             .first()
             .map(TiledPage::size)
-            .ok_or_else(|| Error::Unsupported("a TIFF whose first page is not tiled".into()))?;
+            .ok_or_else(|| Error::Unsupported("a TIFF whose first page is neither tiled nor stripped".into()))?;
         if let Some(larger) = pages.iter().position(|p| p.size().0 > width && p.size().1 > height) {
             return Err(Error::Damaged(format!("level {larger} is larger than level 0")));
         }
@@ -216,8 +316,7 @@ impl TiledTiff {
             let slack = (4.0 / f64::from(w)).max(4.0 / f64::from(h)).max(0.02);
             let fits = rx >= 1.0 && ry >= 1.0 && (rx / ry - 1.0).abs() <= slack;
             if !fits {
-                info.notes
-                    .push(format!("tiled page {number} ({w} x {h} px) is no reduction of level 0 and is left out"));
+                info.notes.push(format!("page {number} ({w} x {h} px) is no reduction of level 0 and is left out"));
             }
             number += 1;
             fits
@@ -265,38 +364,40 @@ impl SlideReader for TiledTiff {
         pitch: usize,
     ) -> Result<BlockKind> {
         let page = &self.pages[at.level];
-        let block = at.row as usize * page.columns as usize + at.col as usize;
-        let (width, height) = (page.level.block_width, page.level.block_height);
-        let mut target = Target {
-            pixels: out,
-            pitch,
-            width: (width / scale.divisor()) as usize,
-            height: (height / scale.divisor()) as usize,
-        };
-        let (offset, count) = (page.offsets[block], page.byte_counts[block]);
-        if offset == 0 || count == 0 {
-            target.fill_white();
-            return Ok(BlockKind::Background);
-        }
+        let (width, divisor) = (page.level.block_width, scale.divisor());
         let wrong = |why: String| Error::Block { level: at.level, col: at.col, row: at.row, why };
-        // A block that is many times its own pixels in size is damage, and would be read into memory.
-        if count > u64::from(width) * u64::from(height) * 16 + 65536 {
-            return Err(wrong(format!("{count} bytes for {width} x {height} px")));
+        let mut kind = BlockKind::Background;
+        for (piece, y, height) in page.pieces(at) {
+            let mut target = Target {
+                pixels: &mut out[(y / divisor) as usize * pitch..],
+                pitch,
+                width: (width / divisor) as usize,
+                height: height.div_ceil(divisor) as usize,
+            };
+            let (offset, count) = (page.offsets[piece], page.byte_counts[piece]);
+            if offset == 0 || count == 0 {
+                target.fill_white();
+                continue;
+            }
+            // A block that is many times its own pixels in size is damage, and would be read into memory.
+            if count > u64::from(width) * u64::from(height) * 16 + 65536 {
+                return Err(wrong(format!("{count} bytes for {width} x {height} px")));
+            }
+            self.tiff.source.read(offset, count as usize, &mut scratch.compressed).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => wrong(e.to_string()),
+                _ => Error::Read(e),
+            })?;
+            page.coding.decode(scratch, (width, height), scale, &mut target).map_err(wrong)?;
+            kind = BlockKind::Decoded;
         }
-        self.tiff.source.read(offset, count as usize, &mut scratch.compressed).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => wrong(e.to_string()),
-            _ => Error::Read(e),
-        })?;
-        page.coding.decode(scratch, (width, height), scale, &mut target).map_err(wrong)?;
-        Ok(BlockKind::Decoded)
+        Ok(kind)
     }
     fn read_ahead(&self, blocks: &[BlockAt]) {
-        let place = |at: &BlockAt| {
+        let places = |at: &BlockAt| {
             let page = &self.pages[at.level];
-            let block = at.row as usize * page.columns as usize + at.col as usize;
-            (page.offsets[block], page.byte_counts[block])
+            page.pieces(*at).map(|(piece, ..)| (page.offsets[piece], page.byte_counts[piece]))
         };
-        self.tiff.source.will_need(blocks.iter().map(place).collect());
+        self.tiff.source.will_need(blocks.iter().flat_map(places).collect());
     }
 }
 
