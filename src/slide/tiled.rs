@@ -129,7 +129,7 @@ impl TiledPage {
         }
         let coding = block_coding(tiff, page)?;
         let packed = matches!(coding, BlockCoding::Packed { .. });
-        if !packed && rows < height && rows % Scale::Eighth.divisor() != 0 {
+        if !packed && rows < height && !rows.is_multiple_of(Scale::Eighth.divisor()) {
             return Err(Error::Unsupported(format!("{} in strips of {rows} rows", coding.kind().name())));
         }
         if coding.kind() == Coding::Jpeg2000 {
