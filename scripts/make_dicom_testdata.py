@@ -17,6 +17,7 @@ import numpy as np
 import openslide
 import pydicom
 import tifffile
+from imagecodecs import jpeg2k_encode
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels import pixel_array
@@ -28,6 +29,7 @@ from make_testdata import (DERIVED, JPEG_TOLERANCE, SOURCE, TESTDATA, Jpeg, bloc
 FOLDER = TESTDATA / "dicom"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 JPEG_BASELINE, EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+JPEG2000_LOSSLESS, JPEG2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
 MAX_TOTAL_BYTES = 240_000
 MPP = 0.499
 
@@ -109,8 +111,13 @@ class Series:
             ds.ConcatenationFrameOffsetNumber = part[2]
 
         frames = [blocks[i] for i in keep]
-        if syntax == JPEG_BASELINE:
-            frames = [Jpeg("grey" if grey else colour, tables=False, quality=50).encode(b)[0] for b in frames]
+        if syntax not in (EXPLICIT, IMPLICIT):
+            if syntax == JPEG_BASELINE:
+                frames = [Jpeg("grey" if grey else colour, tables=False, quality=50).encode(b)[0] for b in frames]
+            else:
+                exact = syntax == JPEG2000_LOSSLESS
+                how = {"reversible": True} if exact else {"level": 32}
+                frames = [jpeg2k_encode(b, codecformat="j2k", mct=True, resolutions=4, **how) for b in frames]
             if table == "eot":
                 ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(frames)
             else:
@@ -166,6 +173,11 @@ def make_series(source):
     yield "implicit", "implicit.dcm", "uncompressed RGB, implicit VR, TILED_SPARSE", False, True
     Series("focal_planes").instance("planes.dcm", small, planes=3, px=64)
     yield "focal_planes", "planes.dcm", "three focal planes: the middle one counts", False, False
+    for name, syntax, photometric, exact in (("jpeg2000", JPEG2000, "YBR_ICT", False),
+                                             ("jpeg2000_lossless", JPEG2000_LOSSLESS, "YBR_RCT", True)):
+        picture = small if not exact else small[:70, :80]
+        Series(name).instance("j2k.dcm", picture, syntax=syntax, photometric=photometric, px=64)
+        yield name, "j2k.dcm", f"JPEG2000, {photometric}", True, exact
 
 
 def pydicom_level(files):

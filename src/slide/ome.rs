@@ -334,7 +334,7 @@ mod tests {
         let channels = words("SizeC=\"3\"", "SizeC=\"4\"");
         assert!(channels.contains("4 channels, 3 in a page") && channels.contains("--rgb"), "{channels}");
         assert!(words("IFD=\"2\"", "IFD=\"9\"").contains("a page that the file lacks"));
-        assert!(words("<Pixels", "<Pixelx").contains("not sound"));
+        assert!(words("<Pixels", "<Pixelx").contains("no sound XML"));
     }
 
     #[test]

@@ -98,9 +98,15 @@ pub fn frame_coding(header: &Header, first: &[u8]) -> Result<FrameCoding> {
             let block = BlockCoding::Jpeg { tables: None, colour: told.unwrap_or(stated) };
             Ok(FrameCoding { block, native: Native::default(), note })
         }
-        // THE ONE PLACE for more codings. JPEG 2000: photometric YBR_ICT and YBR_RCT mean that the codestream's own
-        // component transform is undone by its decoder; RGB that there is none, or that the decoder undoes it.
-        ".4.90" | ".4.91" => Err(Error::Unsupported("JPEG2000 frames".into())),
+        // The codestream's own component transform (YBR_ICT, YBR_RCT) is undone by its decoder.
+        ".4.90" | ".4.91" => {
+            let colour = match (photometric, samples, bits_allocated) {
+                ("MONOCHROME2", 1, 8) => jpeg::Colour::Grey,
+                ("RGB" | "YBR_ICT" | "YBR_RCT", 3, 8) => jpeg::Colour::Rgb,
+                _ => return unsupported("JPEG2000 frames"),
+            };
+            Ok(FrameCoding { block: BlockCoding::Jpeg2000 { colour }, native: Native::default(), note: None })
+        }
         ".4.80" | ".4.81" => Err(Error::Unsupported("JPEG-LS frames".into())),
         ".5" => Err(Error::Unsupported("run-length coded (RLE) frames".into())),
         _ => Err(Error::Unsupported("DICOM frames of another transfer syntax than are known here".into())),
