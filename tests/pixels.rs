@@ -42,8 +42,8 @@ fn regions_of(slide: &Slide) -> Vec<Region> {
     regions
 }
 
-/// Mean absolute and largest difference over all regions.
-fn difference(path: &Path) -> (f64, u8, bool) {
+/// Mean absolute and largest difference over all regions, and the mean that the codings allow.
+fn difference(path: &Path) -> (f64, u8, f64) {
     let slide = Slide::open(path).expect("opens");
     assert_eq!(slide.info().reader, "native", "{}", path.display());
     let regions = regions_of(&slide);
@@ -61,54 +61,59 @@ fn difference(path: &Path) -> (f64, u8, bool) {
         at += got.len();
     }
     assert_eq!(at, expected.len());
-    let lossless = slide.info().levels.iter().all(|l| l.coding != Coding::Jpeg);
-    (sum as f64 / at as f64, largest, lossless)
+    // JPEG decoders may round and upsample in their own ways, JPEG2000's differ by rounding; the rest is exact.
+    let limits = slide.info().levels.iter().map(|l| match l.coding {
+        Coding::Jpeg => 1.0,
+        Coding::Jpeg2000 => 0.01,
+        _ => 0.0,
+    });
+    (sum as f64 / at as f64, largest, limits.fold(0.0, f64::max))
 }
 
 fn compare(paths: &[PathBuf]) {
     for path in paths {
-        let (mean, largest, lossless) = difference(path);
-        println!("{}: mean {mean:.4}, largest {largest}, lossless {lossless}", path.display());
-        let limit = if lossless { 0.0 } else { 1.0 };
+        let (mean, largest, limit) = difference(path);
+        println!("{}: mean {mean:.4}, largest {largest}, mean allowed {limit}", path.display());
         assert!(mean <= limit, "{}: mean difference {mean}, largest {largest}", path.display());
     }
 }
 
+/// The slides of every manifest that the native readers and OpenSlide both open.
+fn shipped() -> Vec<PathBuf> {
+    let testdata = common::root().join("testdata");
+    let folders = std::fs::read_dir(&testdata).expect("readable").map(|e| e.expect("readable").path());
+    let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("manifest.toml").is_file()).collect();
+    folders.push(testdata);
+    folders.sort();
+    let mut slides = Vec::new();
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
+        let manifest: toml::Value = toml::from_str(&text).expect("manifest");
+        for entry in manifest["file"].as_array().expect("entries") {
+            let through_openslide = entry.get("reader").and_then(toml::Value::as_str) == Some("openslide");
+            let golden = entry.get("golden_from").and_then(toml::Value::as_array).into_iter().flatten();
+            let opens = entry.get("openslide").and_then(toml::Value::as_bool) == Some(true)
+                || golden.into_iter().any(|tool| tool.as_str() == Some("openslide"));
+            if opens && !through_openslide {
+                slides.push(folder.join(entry["file"].as_str().expect("file")));
+            }
+        }
+    }
+    slides
+}
+
 #[test]
 fn the_shipped_slides_equal_openslide() {
-    let mut paths = vec![common::real_slide()];
-    paths.extend(generated_that_openslide_reads());
-    paths.extend(["philips_padded.tiff", "ndpi_422.ndpi"].map(|n| common::root().join("testdata/multi").join(n)));
-    paths.extend(dicom_that_openslide_reads());
-    compare(&paths);
-}
-
-fn dicom_that_openslide_reads() -> Vec<PathBuf> {
-    let folder = common::root().join("testdata/dicom");
-    let manifest = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
-    let manifest: toml::Value = toml::from_str(&manifest).expect("manifest");
-    let entries = manifest["file"].as_array().expect("entries");
-    let readable = entries.iter().filter(|e| e["openslide"].as_bool() == Some(true));
-    readable.map(|e| folder.join(e["file"].as_str().expect("file"))).collect()
-}
-
-fn generated_that_openslide_reads() -> Vec<PathBuf> {
-    let manifest = std::fs::read_to_string(common::root().join("testdata/manifest.toml")).expect("manifest");
-    let manifest: toml::Value = toml::from_str(&manifest).expect("manifest");
-    let entries = manifest["file"].as_array().expect("entries");
-    let readable = entries.iter().filter(|e| e.get("openslide").and_then(toml::Value::as_bool) != Some(false));
-    let slides = readable.filter(|e| e["file"].as_str().is_some_and(|f| f.starts_with("generated/")));
-    slides.map(|e| common::root().join("testdata").join(e["file"].as_str().expect("file"))).collect()
-}
-
-#[test]
-fn slides_of_placed_blocks_equal_openslide() {
-    let folder = common::root().join("testdata/placed");
-    let names = ["scn_one_area.scn", "scn_areas.scn", "bif_overlap.bif", "bif_dp200.bif", "ventana.tif", "trestle.tif"];
-    compare(&names.map(|n| folder.join(n)));
-    // OpenSlide interpolates between pixels here, paraffin rounds to them.
-    let (mean, _, _) = difference(&folder.join("bif_fractional.bif"));
-    assert!(mean < 4.0, "mean difference {mean}");
+    let slides = shipped();
+    assert!(slides.len() > 35, "{}", slides.len());
+    // OpenSlide interpolates between pixels where blocks lie there, paraffin rounds their places.
+    let (between, whole): (Vec<_>, Vec<_>) = slides.into_iter().partition(|p| p.ends_with("bif_fractional.bif"));
+    compare(&whole);
+    for path in between {
+        let (mean, largest, _) = difference(&path);
+        println!("{}: mean {mean:.4}, largest {largest}, mean allowed 4", path.display());
+        assert!(mean < 4.0, "mean difference {mean}");
+    }
 }
 
 #[test]
@@ -126,6 +131,7 @@ fn more_slides_equal_openslide() {
         "composed/small_1level.svs",
         "composed/generic_jpeg.tif",
         "composed/crop_lzw.svs",
+        "composed/small_j2k33005.svs",
         "composed/medium_ycc420.svs",
         "composed/philips.tiff",
         "real/ndpi/test3-TRITC-2-560.ndpi",
