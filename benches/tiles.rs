@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use paraffin::codec::{Coding, Target, jpeg};
 use paraffin::icc::IccMode;
+use paraffin::pipeline::RUN;
 use paraffin::pipeline::blocks::BlockStore;
 use paraffin::pipeline::prepare::{PlannedSlide, PrepareOptions, SlideSpec, geometry, prepare};
 use paraffin::pipeline::read::TileReader;
@@ -260,8 +261,12 @@ fn read(slide: &PlannedSlide, threads: usize) -> Took {
     timed(threads, || {
         let mut reader = TileReader::default();
         let mut out = vec![0; (slide.plan.tile_px * slide.plan.tile_px * 3) as usize];
-        while let Some(tile) = slide.tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
-            reader.read(slide, *tile, Default::default(), &mut out).expect("the slide is whole");
+        // In runs, as the pipeline hands them out.
+        let mut runs = std::iter::repeat_with(|| next.fetch_add(RUN, Ordering::Relaxed));
+        while let Some(tiles) = runs.next().and_then(|at| slide.tiles.get(at..)).filter(|tiles| !tiles.is_empty()) {
+            for tile in tiles.iter().take(RUN) {
+                reader.read(slide, *tile, Default::default(), &mut out).expect("the slide is whole");
+            }
         }
     })
 }

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTDATA, CORPUS = ROOT / "testdata", ROOT / "fuzz" / "corpus"
 
 # The seeds are committed.
-MAX_SEED_BYTES, MAX_TOTAL_BYTES = 12_000, 200_000
+MAX_SEED_BYTES, MAX_TOTAL_BYTES = 12_000, 330_000
 
 # Tags of a TIFF whose values are offsets of blocks, and those of their sizes.
 OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)
@@ -48,7 +48,7 @@ def slim_tiff(path, blocks=1, most_block_bytes=2500):
         big, order = tiff.is_bigtiff, tiff.byteorder
         pages = [(page.offset, {tag.code: (tag.offset, tag.dtype, tag.count, tag.valueoffset) for tag in page.tags})
                  for page in tiff.pages]
-    size_of = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 12: 8, 13: 4, 16: 8, 18: 8}
+    size_of = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8}
     code_of = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
     word, entry = ("Q", 20) if big else ("I", 12)
     head = source[:16] if big else source[:8]
@@ -99,7 +99,7 @@ def slides():
     are TIFF come along."""
     paths = sorted((TESTDATA / "generated").iterdir())
     for folder in sorted(p for p in TESTDATA.iterdir() if (p / "manifest.toml").is_file()):
-        paths += sorted(p for p in folder.iterdir() if p.suffix != ".toml")
+        paths += sorted(p for p in folder.iterdir() if p.is_file() and p.suffix not in (".toml", ".ndpi"))
     for path in paths:
         if path.read_bytes()[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             continue
@@ -112,6 +112,28 @@ def slides():
             put("tiff", path.name, seed)
         else:
             print(f"{path.name} is left out: {len(seed)} bytes")
+
+
+def ndpis():
+    for path in sorted((TESTDATA / "multi").glob("*.ndpi")):
+        # The strip of the smallest level is the one that is kept: it is all that a level has.
+        put("ndpi", path.name, slim_tiff(path, most_block_bytes=6000))
+
+
+def dicoms():
+    for path in sorted((TESTDATA / "dicom").rglob("*.dcm")):
+        if path.stat().st_size <= MAX_SEED_BYTES:
+            put("dicom", f"{path.parent.name}_{path.name}", path.read_bytes())
+
+
+def metadata():
+    """The vendors in the order of fuzz_targets/metadata.rs."""
+    vendors = [("multi/ome_deflate.ome.tif", 0, 270), ("multi/philips_padded.tiff", 0, 270), ("placed/scn_areas.scn", 0, 270),
+               ("placed/bif_overlap.bif", 0, 700), ("placed/bif_overlap.bif", 2, 700), ("placed/trestle.tif", 0, 270)]
+    for number, (file, page, tag) in enumerate(vendors):
+        with tifffile.TiffFile(TESTDATA / file) as tiff:
+            text = tiff.pages[page].tags[tag].value
+        put("metadata", f"{number}_{pathlib.Path(file).stem}", bytes([number]) + (text if isinstance(text, bytes) else text.encode()))
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
@@ -152,6 +174,17 @@ def lossless():
                 put("lossless", f"{name}_{bits}_{channels}", bytes([number, how, 15, 15]) + bytes(pack(raw)))
 
 
+def other_blocks():
+    picture = tissue(32)
+    for scale in range(4):
+        for name, number, how in (("rgb", 2, {"mct": True}), ("ycbcr", 1, {"mct": False})):
+            stream = imagecodecs.jpeg2k_encode(picture, codecformat="j2k", level=30, resolutions=3, **how)
+            put("blocks", f"jpeg2000_{name}_{scale}", struct.pack("<BHH", number << 1 | scale << 3, 32, 32) + stream)
+    for name, how in (("lossy", {"level": 60}), ("lossless", {"lossless": True})):
+        stream = imagecodecs.webp_encode(picture, **how)
+        put("blocks", f"webp_{name}", struct.pack("<BHH", 1, 32, 32) + stream)
+
+
 def descriptions():
     for path in sorted((TESTDATA / "generated").glob("aperio_*.svs")):
         with tifffile.TiffFile(path) as tiff:
@@ -170,10 +203,14 @@ def profiles():
 
 
 def main():
-    for target in ("tiff", "jpeg", "lossless", "aperio", "icc"):
+    for target in ("tiff", "ndpi", "dicom", "metadata", "blocks", "jpeg", "lossless", "aperio", "icc"):
         shutil.rmtree(CORPUS / target, ignore_errors=True)
     slides()
+    ndpis()
+    dicoms()
+    metadata()
     jpegs()
+    other_blocks()
     lossless()
     descriptions()
     profiles()

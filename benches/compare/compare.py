@@ -1,4 +1,4 @@
-"""paraffin beside its peers: every line of the benchmarks that issue 3 asks for, and whole runs.
+"""paraffin beside its peers: reading in every way that counts, and whole runs.
 
     benches/compare/run [--data DIR] [--slide SLIDE] [--small SLIDE] [--rounds 3] [--only PART]...
 

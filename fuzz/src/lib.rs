@@ -79,6 +79,33 @@ fn read(slide: &Slide) {
     }
 }
 
+/// A little-endian TIFF with another text in one of its tags, put at the file's end; `None` where that page lacks the tag.
+#[must_use]
+pub fn with_text(slide: &[u8], page: usize, tag: u16, text: &[u8]) -> Option<Vec<u8>> {
+    let number = |at: usize, bytes: usize| -> Option<u64> {
+        slide.get(at..at + bytes).map(|b| b.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+    };
+    let big = number(2, 2)? == 43;
+    let (count_bytes, entry_bytes, word) = if big { (8, 20, 8) } else { (2, 12, 4) };
+    let mut directory = number(if big { 8 } else { 4 }, word)? as usize;
+    for _ in 0..page {
+        let entries = number(directory, count_bytes)? as usize;
+        directory = number(directory + count_bytes + entries * entry_bytes, word)? as usize;
+    }
+    let entries = number(directory, count_bytes)? as usize;
+    let mut places = (0..entries).map(|i| directory + count_bytes + i * entry_bytes);
+    let entry = places.find(|at| number(*at, 2) == Some(u64::from(tag)))?;
+    let mut out = slide.to_vec();
+    let at = out.len() as u64;
+    out.extend_from_slice(text);
+    // Never so short that the text would stand in the entry itself.
+    out.resize(out.len() + 8, 0);
+    let count = text.len() as u64 + 8;
+    out[entry + 4..entry + 4 + word].copy_from_slice(&count.to_le_bytes()[..word]);
+    out[entry + 4 + word..entry + 4 + 2 * word].copy_from_slice(&at.to_le_bytes()[..word]);
+    Some(out)
+}
+
 /// Takes small numbers from the front of the fuzzed bytes; zero where they have run out.
 pub struct Front<'a>(pub &'a [u8]);
 

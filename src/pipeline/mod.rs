@@ -5,12 +5,14 @@
 //! opener ──planned slides (1)──▶ readers (R) ──batches (pool)──▶ encoders (M) ──rows──▶ writer ──▶ publish
 //! ```
 //!
-//! Batches are filled across slide borders and have one shape; only the run's last is padded. A tile's embedding does not
+//! Batches are filled across slide borders and have one shape; only the run's last ones are padded. A tile's embedding does not
 //! depend on its place in a batch, so features do not depend on threads, neighbours or interruptions.
 //!
 //! **Memory** is what these bounds hold, whatever a slide's size: three planned slides (one waiting, one being planned, one
 //! being read) with a low-power picture each, [`blocks::BUDGET_BYTES`] of decoded blocks, `2 M + R` batches of tiles but at
-//! least [`AHEAD`] tiles, a chunk of rows per open feature file, and the model itself.
+//! least [`AHEAD`] tiles, a chunk of rows per open feature file, and the model itself. Two kinds of slides add to it: those of
+//! placed blocks (`slide::placed`) up to 128 MiB of stored blocks each, flat pictures (`slide::flat`) all of their pixels, which
+//! are bounded too.
 
 pub mod blocks;
 pub mod meter;
@@ -18,7 +20,7 @@ mod pool;
 pub mod prepare;
 pub mod read;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -61,6 +63,9 @@ pub struct Hooks<'a> {
 
 /// Tiles that are read ahead at least: while the model is loaded, the next slide is opened, a disk is slow.
 pub const AHEAD: usize = 64;
+
+/// Tiles in a row that a reader takes at a time.
+pub const RUN: usize = 16;
 
 /// How a run is staffed.
 #[derive(Clone, Copy, Debug)]
@@ -222,15 +227,17 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// The next `n` tiles, fewer only at the run's end.
+    /// The next `n` tiles, fewer only at the run's end; and with them up to [`RUN`] in a row that are there without waiting:
+    /// two readers that took turns at tiles of the same blocks would wait for each other's decoding.
     fn next(&mut self, n: usize, rows: &Sender<ToWriter>, meter: &Meter) -> Vec<(Arc<Active>, usize)> {
-        let mut tiles = Vec::with_capacity(n);
-        while tiles.len() < n {
+        let mut tiles = Vec::with_capacity(n.max(RUN));
+        while tiles.len() < n.max(RUN) {
             match &mut self.current {
                 Some((active, next)) if *next < active.slide.tiles.len() && !active.failed.load(Ordering::Relaxed) => {
                     tiles.push((active.clone(), *next));
                     *next += 1;
                 }
+                _ if tiles.len() >= n => break,
                 _ => {
                     let Ok(active) = meter.readers_wait_slide.time(|| self.planned.recv()) else {
                         self.current = None;
@@ -264,13 +271,15 @@ impl Reader<'_> {
     fn run(self) {
         let mut reader = TileReader::default();
         let mut tile = Vec::new();
+        let mut assigned = VecDeque::new();
         let picture = (self.input.px * self.input.px * 3) as usize;
         while !self.stop.load(Ordering::Relaxed) {
             let Some(mut tiles) = self.meter.readers_wait_model.time(|| self.pool.take()) else { return };
-            let work = match self.dispatcher.lock() {
-                Ok(mut dispatcher) => dispatcher.next(self.batch, &self.rows, self.meter),
-                Err(_) => return,
-            };
+            if assigned.len() < self.batch {
+                let Ok(mut dispatcher) = self.dispatcher.lock() else { return };
+                assigned.extend(dispatcher.next(self.batch - assigned.len(), &self.rows, self.meter));
+            }
+            let work: Vec<_> = assigned.drain(..self.batch.min(assigned.len())).collect();
             if work.is_empty() {
                 self.pool.give(tiles);
                 return;
