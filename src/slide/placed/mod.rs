@@ -5,7 +5,7 @@
 //! lie in [`Lattice`]s, that is at `at + index * advance`, so that a virtual block's stored blocks are found by arithmetic
 //! and a slide's placement takes a few bytes per area, not per block. Decoding a virtual block decodes the stored blocks
 //! that it touches and copies their parts in drawing order; a stored block that several virtual blocks touch stays in a
-//! bounded cache ([`cache`]) meanwhile.
+//! bounded cache (`cache`) meanwhile.
 //!
 //! Blocks that are missing in the file (sparse) are white; OpenSlide fails to read them in these formats.
 //!
