@@ -17,7 +17,7 @@ import openslide
 import tifffile
 from PIL import Image
 
-from make_testdata import DERIVED, SOURCE, TESTDATA, blocks_of, crop, reduced, toml_value
+from make_testdata import DERIVED, SOURCE, TESTDATA, blocks_of, crop, manifest, reduced
 
 FOLDER = TESTDATA / "codings"
 MAX_TOTAL_BYTES = 240_000
@@ -229,14 +229,8 @@ def make():
     write_reduced({"33005": large, "33003": large, "33003_422": other})
     total = sum(e["bytes"] for e in entries)
     assert total < MAX_TOTAL_BYTES, total
-    lines = ["# Made by scripts/make_codings_testdata.py; do not edit. Keys as in ../manifest.toml.", ""]
-    for e in entries:
-        lines.append("[[file]]")
-        lines += [f"{k} = {toml_value(v)}" for k, v in e.items() if k != "level" and v is not None]
-        for level in e["level"]:
-            lines += ["", "[[file.level]]"] + [f"{k} = {toml_value(v)}" for k, v in level.items()]
-        lines.append("")
-    (FOLDER / "manifest.toml").write_text("\n".join(lines))
+    head = "# Made by scripts/make_codings_testdata.py; do not edit. Keys as in ../manifest.toml.\n"
+    (FOLDER / "manifest.toml").write_text(manifest(entries, head))
     print(f"{total:7} in {len(entries)} files")
 
 

@@ -23,8 +23,8 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 
-from make_testdata import (DERIVED, JPEG_TOLERANCE, SOURCE, TESTDATA, Jpeg, blocks_of, crop, mean_rgb, openslide_levels,
-                           reduced, toml_value)
+from make_testdata import (DERIVED, JPEG_TOLERANCE, SOURCE, TESTDATA, Jpeg, blocks_of, crop, manifest, mean_rgb,
+                           openslide_levels, reduced)
 
 FOLDER = TESTDATA / "dicom"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -261,15 +261,7 @@ HEADER = """\
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
     cases = list(make_series(tifffile.imread(TESTDATA / SOURCE, key=0)))
-    lines = [HEADER]
-    for case in cases:
-        e = entry(*case)
-        lines.append("[[file]]")
-        lines += [f"{k} = {toml_value(v)}" for k, v in e.items() if k != "level"]
-        for level in e["level"]:
-            lines += ["", "[[file.level]]"] + [f"{k} = {toml_value(v)}" for k, v in level.items()]
-        lines.append("")
-    (FOLDER / "manifest.toml").write_text("\n".join(lines))
+    (FOLDER / "manifest.toml").write_text(manifest([entry(*case) for case in cases], HEADER))
     files = [p for p in pathlib.Path(FOLDER).rglob("*.dcm")]
     total = sum(p.stat().st_size for p in files)
     assert total < MAX_TOTAL_BYTES, total

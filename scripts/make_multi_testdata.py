@@ -21,8 +21,8 @@ import openslide
 import tifffile
 from PIL import Image
 
-from make_testdata import (JPEG_TOLERANCE, TESTDATA, SOURCE, Jpeg, Lossless, blocks_of, crop, mean_rgb, openslide_levels,
-                           reduced, toml_value)
+from make_testdata import (JPEG_TOLERANCE, TESTDATA, SOURCE, Jpeg, Lossless, blocks_of, crop, manifest, mean_rgb,
+                           openslide_levels, reduced)
 
 FOLDER = TESTDATA / "multi"
 MAX_TOTAL_BYTES = 250_000
@@ -331,14 +331,8 @@ def main():
         stale.unlink()
     total = sum(e["bytes"] for e in entries)
     assert total < MAX_TOTAL_BYTES, total
-    lines = [HEADER]
-    for e in entries:
-        lines.append("[[file]]")
-        lines += [f"{k} = {toml_value(v)}" for k, v in e.items() if k not in ("level", "mpp_y") and v is not None]
-        for level in e["level"]:
-            lines += ["", "[[file.level]]"] + [f"{k} = {toml_value(v)}" for k, v in level.items()]
-        lines.append("")
-    (FOLDER / "manifest.toml").write_text("\n".join(lines))
+    listed = [{k: v for k, v in e.items() if k != "mpp_y"} for e in entries]
+    (FOLDER / "manifest.toml").write_text(manifest(listed, HEADER))
     print(f"{total:7} in {len(entries)} files")
 
 

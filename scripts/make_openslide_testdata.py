@@ -250,10 +250,9 @@ def main():
     ]
     exact = hashlib.sha256(crop(picture, 128, 128, 256, 256).tobytes()).hexdigest()
     assert entries[4]["level"][0]["rgb_sha256"] == exact, "the CZI gives other pixels than went in"
-    text = manifest(entries).split("\n\n", 1)[1]
     head = ("# Made by scripts/make_openslide_testdata.py; do not edit. As testdata/manifest.toml; values are OpenSlide's, and\n"
-            "# rgb_sha256 is of its very pixels, JPEG too.\n\n")
-    (FOLDER / "manifest.toml").write_text(head + text)
+            "# rgb_sha256 is of its very pixels, JPEG too.\n")
+    (FOLDER / "manifest.toml").write_text(manifest(entries, head))
     total = sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file())
     print(f"{total} bytes in {FOLDER.relative_to(pathlib.Path(TESTDATA).parent)}")
 

@@ -20,8 +20,8 @@ import numpy as np
 import openslide
 import tifffile
 
-from make_testdata import (SOURCE, SOURCE_SHA256, TESTDATA, Jpeg, Lossless, blocks_of, crop, mean_rgb, openslide_levels,
-                           reduced, toml_value)
+from make_testdata import (SOURCE, SOURCE_SHA256, TESTDATA, Jpeg, Lossless, blocks_of, crop, manifest, mean_rgb,
+                           openslide_levels, reduced)
 
 FOLDER = TESTDATA / "placed"
 MAX_FILE_BYTES, MAX_TOTAL_BYTES = 60_000, 240_000
@@ -316,17 +316,6 @@ HEADER = """\
 """
 
 
-def manifest(entries):
-    lines = [HEADER]
-    for e in entries:
-        lines.append("[[file]]")
-        lines += [f"{k} = {toml_value(v)}" for k, v in e.items() if k != "level" and v is not None]
-        for level in e["level"]:
-            lines += ["", "[[file.level]]"] + [f"{k} = {toml_value(v)}" for k, v in level.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
 def make(only):
     digest = hashlib.sha256((TESTDATA / SOURCE).read_bytes()).hexdigest()
     if digest != SOURCE_SHA256:
@@ -343,7 +332,7 @@ def make(only):
         print(f"{entries[-1]['bytes']:7} {file}  {purpose}")
     total = sum(e["bytes"] for e in entries)
     assert total < MAX_TOTAL_BYTES, total
-    (FOLDER / "manifest.toml").write_text(manifest(entries))
+    (FOLDER / "manifest.toml").write_text(manifest(entries, HEADER))
     print(f"{total:7} in {len(entries)} files")
 
 

@@ -406,8 +406,9 @@ HEADER = """\
 """
 
 
-def manifest(entries):
-    lines = [HEADER]
+def manifest(entries, header=HEADER):
+    """The text of a manifest.toml."""
+    lines = [header]
     for e in entries:
         lines.append("[[file]]")
         lines += [f"{k} = {toml_value(v)}" for k, v in e.items() if k != "level" and v is not None]

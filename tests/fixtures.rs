@@ -2,34 +2,14 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use paraffin::codec::Scratch;
 use paraffin::slide::mpp::MppOverride;
 use paraffin::slide::region::{Region, read_region};
 use paraffin::slide::{Scale, Slide, openslide};
 
-/// `testdata/manifest.toml` and the manifests of the folders beside it; paths in a manifest are relative to its folder.
-fn entries() -> Vec<(PathBuf, toml::Value)> {
-    let testdata = common::root().join("testdata");
-    let folders = std::fs::read_dir(&testdata).expect("readable").map(|e| e.expect("readable").path());
-    let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("manifest.toml").is_file()).collect();
-    folders.sort();
-    folders.insert(0, testdata);
-    let mut entries = Vec::new();
-    for folder in folders {
-        let text = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
-        let manifest: toml::Value = toml::from_str(&text).expect("TOML");
-        let files = manifest["file"].as_array().expect("entries").clone();
-        assert!(!files.is_empty(), "{}", folder.display());
-        entries.extend(files.into_iter().map(|file| (folder.clone(), file)));
-    }
-    entries
-}
-
 #[test]
 fn every_fixture_is_what_the_manifest_says() {
-    let entries = entries();
+    let entries = common::fixtures();
     assert!(entries.len() > 15);
     let mut compared = 0;
     openslide::set_worker_program(env!("CARGO_BIN_EXE_paraffin"));

@@ -80,23 +80,14 @@ fn compare(paths: &[PathBuf]) {
 
 /// The slides of every manifest that the native readers and OpenSlide both open.
 fn shipped() -> Vec<PathBuf> {
-    let testdata = common::root().join("testdata");
-    let folders = std::fs::read_dir(&testdata).expect("readable").map(|e| e.expect("readable").path());
-    let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("manifest.toml").is_file()).collect();
-    folders.push(testdata);
-    folders.sort();
     let mut slides = Vec::new();
-    for folder in folders {
-        let text = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
-        let manifest: toml::Value = toml::from_str(&text).expect("manifest");
-        for entry in manifest["file"].as_array().expect("entries") {
-            let through_openslide = entry.get("reader").and_then(toml::Value::as_str) == Some("openslide");
-            let golden = entry.get("golden_from").and_then(toml::Value::as_array).into_iter().flatten();
-            let opens = entry.get("openslide").and_then(toml::Value::as_bool) == Some(true)
-                || golden.into_iter().any(|tool| tool.as_str() == Some("openslide"));
-            if opens && !through_openslide {
-                slides.push(folder.join(entry["file"].as_str().expect("file")));
-            }
+    for (folder, entry) in common::fixtures() {
+        let through_openslide = entry.get("reader").and_then(toml::Value::as_str) == Some("openslide");
+        let golden = entry.get("golden_from").and_then(toml::Value::as_array).into_iter().flatten();
+        let opens = entry.get("openslide").and_then(toml::Value::as_bool) == Some(true)
+            || golden.into_iter().any(|tool| tool.as_str() == Some("openslide"));
+        if opens && !through_openslide {
+            slides.push(folder.join(entry["file"].as_str().expect("file")));
         }
     }
     slides

@@ -66,9 +66,6 @@ impl TiledPage {
         if block_width == 0 || block_height == 0 || block_width.saturating_mul(block_height) > MAX_BLOCK_PX {
             return Err(Error::Damaged(format!("blocks of {block_width} x {block_height} px")));
         }
-        if number(tag::PLANAR_CONFIGURATION, 1)? != 1 {
-            return Err(Error::Unsupported("colours in separate planes (planar configuration 2)".into()));
-        }
         let coding = block_coding(tiff, page)?;
         let level = Level {
             width,
@@ -123,9 +120,6 @@ impl TiledPage {
         let rows = number(tag::ROWS_PER_STRIP, u64::from(u32::MAX))?.min(u64::from(height)) as u32;
         if rows == 0 {
             return Err(Error::Damaged("strips of no rows".into()));
-        }
-        if number(tag::PLANAR_CONFIGURATION, 1)? != 1 {
-            return Err(Error::Unsupported("colours in separate planes (planar configuration 2)".into()));
         }
         let coding = block_coding(tiff, page)?;
         let packed = matches!(coding, BlockCoding::Packed { .. });
@@ -210,6 +204,9 @@ impl TiledPage {
 
 fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
     let number = |tag, default| tiff.number_or(page, tag, default).map_err(Error::Damaged);
+    if number(tag::PLANAR_CONFIGURATION, 1)? != 1 {
+        return Err(Error::Unsupported("colours in separate planes (planar configuration 2)".into()));
+    }
     let per_pixel = number(tag::SAMPLES_PER_PIXEL, 1)?;
     let photometric = number(tag::PHOTOMETRIC, 2)?;
     let bits = tiff.numbers(page, tag::BITS_PER_SAMPLE, 16).map_err(Error::Damaged)?;

@@ -15,6 +15,25 @@ pub fn real_slide() -> PathBuf {
     root().join("testdata/CMU-1-Small-Region.svs")
 }
 
+/// Every slide that ships with the project: its folder, and what the manifest there says of it; paths in a manifest are
+/// relative to its folder.
+pub fn fixtures() -> Vec<(PathBuf, toml::Value)> {
+    let testdata = root().join("testdata");
+    let folders = std::fs::read_dir(&testdata).expect("readable").map(|e| e.expect("readable").path());
+    let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("manifest.toml").is_file()).collect();
+    folders.sort();
+    folders.insert(0, testdata);
+    let mut entries = Vec::new();
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join("manifest.toml")).expect("manifest");
+        let manifest: toml::Value = toml::from_str(&text).expect("TOML");
+        let files = manifest["file"].as_array().expect("entries").clone();
+        assert!(!files.is_empty(), "{}", folder.display());
+        entries.extend(files.into_iter().map(|file| (folder.clone(), file)));
+    }
+    entries
+}
+
 /// More data, where this machine has it; `None` (and a line that says so) elsewhere.
 pub fn shared_data() -> Option<PathBuf> {
     let path = root().join("../shared/data");
