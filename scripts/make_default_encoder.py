@@ -231,8 +231,10 @@ def build(state, card):
         doc_string=card["note"],
     )
     # The card's main facts travel with the file. Not its sha256, which can't stand inside it, nor what was verified.
-    facts = {k: card[k] for k in ("id", "name", "pathology", "note", "source", "revision", "weights_file",
-                                  "weights_sha256", "license", "architecture", "citation")}
+    weights = card["weights"]
+    facts = {k: card[k] for k in ("id", "name", "pathology", "note", "license", "citation")}
+    facts |= {"source": weights["source"], "revision": weights["revision"], "weights_file": weights["file"],
+              "weights_sha256": weights["sha256"], "architecture": card["architecture"]["name"]}
     for table in ("input", "tile", "output"):
         facts |= {f"{table}.{k}": v for k, v in card[table].items()}
     as_text = {f"paraffin.{k}": str(v).lower() if isinstance(v, bool) else str(v) for k, v in facts.items()}

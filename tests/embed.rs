@@ -379,7 +379,8 @@ fn any_onnx_file_runs() {
     fs::write(&card_path, fitting.replace("dim = 24", "dim = 25")).expect("writes");
     let said = run_to(1, &words);
     assert!(said.contains("its card says float32 [batch, 25]"), "{said}");
-    fs::write(&card_path, fitting.replacen("file = ", "sha256 = \"00\"\nfile = ", 1)).expect("writes");
+    fs::write(&card_path, fitting.replacen("file = ", &format!("sha256 = \"{}\"\nfile = ", "0".repeat(64)), 1))
+        .expect("writes");
     let said = run_to(1, &words);
     assert!(said.contains("another file, or a damaged one"), "{said}");
     fs::write(&card_path, fitting).expect("writes");

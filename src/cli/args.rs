@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::encoder::card::Card;
 use crate::encoder::onnx::Device;
-use crate::encoder::registry::{Card, DEFAULT_ID};
+use crate::encoder::registry::DEFAULT_ID;
 use crate::error::{Error, Result};
 use crate::features::Precision;
 use crate::icc::IccMode;

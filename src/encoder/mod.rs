@@ -1,6 +1,8 @@
-//! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its card (`registry`), how it runs in
+//! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its `card`, where it is found in
+//! `registry`, how it runs in
 //! `onnx`, how a tile becomes its input in `preprocess`.
 
+pub mod card;
 pub mod onnx;
 pub mod preprocess;
 pub mod registry;

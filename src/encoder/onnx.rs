@@ -14,8 +14,9 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{TensorElementType, TensorRef, TensorRefMut};
 
 use super::Encoder;
+use super::card::{Architecture, Card, Dtype, Input, Known, Layout, Output, OutputNames, Tile, Weights};
 use super::preprocess;
-use super::registry::{Available, Card, Dtype, Input, Layout, Model, Output, Tile};
+use super::registry::{Available, Model};
 use crate::error::{Error, Result};
 use crate::resample::Filter;
 use crate::runtime;
@@ -181,7 +182,10 @@ impl OnnxModel {
         if !fits {
             return Err(Error::Encoder(format!("the graph's input is {}, its card says {sides:?}", input.dtype())));
         }
-        let output = session.outputs().iter().find(|o| o.name() == card.output.name).ok_or_else(|| {
+        let [name] = card.output.name.as_slice() else {
+            return Err(Error::Encoder(format!("several outputs ({})", card.output.name)));
+        };
+        let output = session.outputs().iter().find(|o| o.name() == name).ok_or_else(|| {
             let names: Vec<_> = session.outputs().iter().map(|o| o.name()).collect();
             Error::Encoder(format!("the graph has no output '{}'; it has {}", card.output.name, names.join(", ")))
         })?;
@@ -197,7 +201,7 @@ impl OnnxModel {
         Ok(Arc::new(OnnxModel {
             input: card.input.clone(),
             input_name: CString::new(input.name()).map_err(failed)?,
-            output_name: CString::new(&*card.output.name).map_err(failed)?,
+            output_name: CString::new(name.as_str()).map_err(failed)?,
             dim,
             batch: options.batch,
             session,
@@ -333,22 +337,19 @@ pub fn describe(path: &Path) -> Result<Card> {
     Ok(Card {
         name: id.clone(),
         id,
+        aliases: Vec::new(),
         file: String::new(),
         sha256: String::new(),
         pathology: false,
         note: "no card: described by its graph, ImageNet normalisation assumed for float input".into(),
-        source: String::new(),
-        revision: String::new(),
-        weights_file: String::new(),
-        weights_sha256: String::new(),
         license: String::new(),
-        commercial_use: false,
-        gated: false,
-        architecture: String::new(),
-        params_m: 0.0,
-        gflops: 0.0,
+        commercial_use: Known::default(),
+        gated: Known::default(),
         citation: String::new(),
+        precision: String::new(),
         verified: String::new(),
+        weights: Weights::default(),
+        architecture: Architecture::default(),
         input: Input {
             px: px as u32,
             layout,
@@ -356,9 +357,10 @@ pub fn describe(path: &Path) -> Result<Card> {
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             resize: Filter::Bilinear,
+            resize_px: None,
         },
         tile: Tile { px: px as u32, mpp: 0.5 },
-        output: Output { name, dim, pooling: "as the graph gives it".into() },
+        output: Output { name: OutputNames::One(name), dim, pooling: "as the graph gives it".into(), prefix_tokens: 1 },
     })
 }
 

@@ -1,6 +1,6 @@
 //! From a tile to the encoder's input: the card's resize rule, then, for float inputs, its normalisation.
 
-use super::registry::{Dtype, Input, Layout};
+use super::card::{Dtype, Input, Layout};
 use crate::resample::{Crop, Resampler};
 
 /// Brings a tile (`tile_px` square, RGB) to the input's side with the card's filter; a tile of that side is copied.
@@ -53,6 +53,7 @@ mod tests {
             mean: [0.0, 0.5, 1.0],
             std: [1.0, 0.5, 2.0],
             resize: Filter::Bilinear,
+            resize_px: None,
         }
     }
 

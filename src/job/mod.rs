@@ -435,7 +435,7 @@ fn encoder_contract(encoder: &Available) -> EncoderContract {
         mean: card.input.mean,
         std: card.input.std,
         resize: card.input.resize.name().into(),
-        output: card.output.name.clone(),
+        output: card.output.name.to_string(),
         pooling: card.output.pooling.clone(),
         dim: card.output.dim,
     }

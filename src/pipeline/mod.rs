@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::encoder::Encoder;
+use crate::encoder::card::Input;
 use crate::encoder::preprocess;
-use crate::encoder::registry::Input;
 use crate::error::{Error, Result};
 use crate::features::FeatureWriter;
 use meter::Meter;
