@@ -31,6 +31,7 @@ class Context:
     program: Path  # paraffin
     bench: Path  # benches/tiles.rs
     temporary: Path
+    torch_python: Path | None  # a Python with torch, for the loops that use it
 
 
 def say(text):
@@ -72,6 +73,11 @@ def lines_of(command, processors=None, ready=None):
 def competitor(*words, **more):
     """competitor.py's answer, from a fresh process."""
     return lines_of([sys.executable, HERE / "competitor.py", *words], **more)[-1]
+
+
+def json_line(command):
+    """The JSON line that a program of another Python prints last."""
+    return json.loads(subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def tiles_bench(context, slide, *flags, threads=1, ready=None, **more):

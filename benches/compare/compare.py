@@ -12,6 +12,7 @@ Parts, each two to three minutes on a quiet machine:
   scaled     what scaled decoding does to embeddings
   embed      the whole run against the bare model
   memory     peak memory of whole runs
+  batch      six small slides: against the bare model, and (--torch-python) against loops in Python
 
 Competitors take turns within each round, so that what else the machine does falls on all of them; each is held to as many
 processors as it has threads. Rates are those of the best round. Progress goes to stderr, Markdown tables to stdout, all
@@ -27,6 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import batch
 import formats
 import reading
 import scaled
@@ -44,6 +46,7 @@ PARTS = {
     "scaled": scaled.scaled,
     "embed": whole.embed,
     "memory": whole.memory,
+    "batch": batch.batch,
 }
 NAMES = {
     "floor": "*floor: libjpeg-turbo, each needed block once, from memory*",
@@ -114,6 +117,7 @@ def main():
     parser.add_argument("--slide", type=Path, help="the benchmark slide [composed/medium_ycc420.svs]")
     parser.add_argument("--small", type=Path, help="second slide for peak memory [composed/small_ycc420.svs]")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch-python", type=Path, help="a Python with scripts/requirements-torch.txt [part left out]")
     parser.add_argument("--only", choices=PARTS, action="append")
     options = parser.parse_args()
     slides = [
@@ -129,7 +133,8 @@ def main():
     for slide in slides:
         slide.read_bytes()  # from now on it lies in the file cache, for everybody
     with tempfile.TemporaryDirectory(prefix="paraffin-compare-") as temporary:
-        context = Context(*slides, options.data.resolve(), options.rounds, program, bench, Path(temporary))
+        context = Context(*slides, options.data.resolve(), options.rounds, program, bench, Path(temporary),
+                          options.torch_python)
         for name in options.only or PARTS:
             start = time.monotonic()
             results[name] = PARTS[name](context)
