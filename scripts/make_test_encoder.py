@@ -1,16 +1,29 @@
 #!/usr/bin/env python3
-"""A small encoder for tests: float32 NCHW in, two convolutions with fixed random weights, global average pool, 24 values.
+"""Small ONNX files for tests, with fixed random weights.
 
-  make_test_encoder.py OUT.onnx
+  make_test_encoder.py OUT.onnx              an encoder: float32 NCHW in, two convolutions, global average pool, 24 values
+  make_test_encoder.py OUT.onnx --pixels PX  an encoder whose embedding is its input: uint8 NHWC of PX px in
+  make_test_encoder.py OUT.onnx --slide DIM  a slide encoder, gated attention over all tiles (Ilse et al. 2018): features
+                                             [1, N, DIM], coords [1, N, 2] and patch_size_lv0 in, 16 values; with its card
 """
-import sys
+import argparse
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def main():
+def save(path, nodes, inputs, output, weights):
+    graph = helper.make_graph(
+        nodes, "test", inputs, [output], [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def encoder(path):
     random = np.random.default_rng(7)
     weights = {
         "w1": random.normal(0, 0.2, (16, 3, 5, 5)),
@@ -25,16 +38,94 @@ def main():
         helper.make_node("GlobalAveragePool", ["c2"], ["p"]),
         helper.make_node("Flatten", ["p"], ["embedding"]),
     ]
-    graph = helper.make_graph(
+    save(
+        path,
         nodes,
-        "test",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 128, 128])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 24])],
-        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 24]),
+        {k: v.astype(np.float32) for k, v in weights.items()},
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    onnx.save(model, sys.argv[1])
+
+
+def pixels(path, px):
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["embedding"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", px, px, 3])
+    save(path, nodes, [image], helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", px * px * 3]), {})
+
+
+CARD = """\
+id = "test-abmil"
+name = "gated attention with random weights"
+encoder = "tiny"
+
+[input]
+kind = "features"
+dim = {dim}
+coords = "coords"
+patch_size = "patch_size_lv0"
+
+[tile]
+px = 128
+mpp = 0.5
+
+[output]
+name = "embedding"
+dim = 16
+"""
+
+
+def slide(path, dim):
+    random = np.random.default_rng(11)
+    weights = {
+        "v": random.normal(0, 1, (dim, 32)),
+        "u": random.normal(0, 1, (dim, 32)),
+        "place": random.normal(0, 0.3, (2, 32)),
+        "w": random.normal(0, 1, (32, 1)),
+        "out": random.normal(0, 0.3, (dim, 16)),
+    }
+    nodes = [
+        # Where a tile lies, in tiles.
+        helper.make_node("Cast", ["coords"], ["xy"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["patch_size_lv0"], ["side"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["xy", "side"], ["cell"]),
+        helper.make_node("MatMul", ["cell", "place"], ["placed"]),
+        helper.make_node("MatMul", ["features", "v"], ["fv"]),
+        helper.make_node("Add", ["fv", "placed"], ["fvp"]),
+        helper.make_node("Tanh", ["fvp"], ["t"]),
+        helper.make_node("MatMul", ["features", "u"], ["fu"]),
+        helper.make_node("Sigmoid", ["fu"], ["s"]),
+        helper.make_node("Mul", ["t", "s"], ["gated"]),
+        helper.make_node("MatMul", ["gated", "w"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["attention"], axis=1),
+        helper.make_node("Mul", ["features", "attention"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "axis"], ["pooled"], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "out"], ["embedding"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, "tiles", dim]),
+        helper.make_tensor_value_info("coords", TensorProto.INT64, [1, "tiles", 2]),
+        helper.make_tensor_value_info("patch_size_lv0", TensorProto.INT64, []),
+    ]
+    values = {k: v.astype(np.float32) for k, v in weights.items()} | {"axis": np.int64([1])}
+    save(path, nodes, inputs, helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, 16]), values)
+    Path(path).with_suffix(".toml").write_text(CARD.format(dim=dim))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("--pixels", type=int, metavar="PX")
+    parser.add_argument("--slide", type=int, metavar="DIM")
+    args = parser.parse_args()
+    if args.pixels:
+        pixels(args.out, args.pixels)
+    elif args.slide:
+        slide(args.out, args.slide)
+    else:
+        encoder(args.out)
 
 
 if __name__ == "__main__":

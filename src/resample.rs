@@ -9,6 +9,7 @@
 
 use std::f64::consts::PI;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -103,7 +104,7 @@ const SLACK: usize = 3 * GROUP + 16;
 #[derive(Default)]
 struct Weights {
     /// What they were made for.
-    key: Option<(Filter, u32, u64, u64, u32)>,
+    key: Option<(Filter, u32, u64, u64, u32, Range<u32>)>,
     /// First source pixel of each output pixel, and how many it needs.
     spans: Vec<(usize, usize)>,
     /// `stride` weights of each output pixel; zero past its last source pixel.
@@ -113,13 +114,14 @@ struct Weights {
     taps: usize,
     /// Output pixels, one after another, that take (1, 3, 3, 1) / 8 of four source pixels, each two further than the one
     /// before: bilinear halving away from the edges, the commonest case by far.
-    halved: std::ops::Range<usize>,
+    halved: Range<usize>,
 }
 
 impl Weights {
-    /// Weights for `out` pixels from `length` source pixels starting at `start`, of a line of `size` pixels.
-    fn prepare(&mut self, filter: Filter, size: u32, start: f64, length: f64, out: u32) {
-        let key = Some((filter, size, start.to_bits(), length.to_bits(), out));
+    /// Weights for the pixels `kept` of `out` pixels from `length` source pixels starting at `start`, of a line of `size`
+    /// pixels.
+    fn prepare(&mut self, filter: Filter, size: u32, start: f64, length: f64, out: u32, kept: Range<u32>) {
+        let key = Some((filter, size, start.to_bits(), length.to_bits(), out, kept.clone()));
         if self.key == key {
             return;
         }
@@ -134,12 +136,12 @@ impl Weights {
             let end = ((centre + support + 0.5) as i64).clamp(0, i64::from(size)) as usize;
             (centre, first, end)
         };
-        let most = (0..out).map(|i| span(i).2 - span(i).1).max().unwrap_or(0);
+        let most = kept.clone().map(|i| span(i).2 - span(i).1).max().unwrap_or(0);
         self.taps = most;
         self.stride = most.next_multiple_of(GROUP);
         self.spans.clear();
         self.values.clear();
-        for i in 0..out {
+        for i in kept {
             let (centre, first, end) = span(i);
             let weight = |x: usize| filter.weight((x as f64 - centre + 0.5) / widening);
             let exact: Vec<f64> = (first..end).map(weight).collect();
@@ -149,7 +151,7 @@ impl Weights {
                 let fixed = w / sum * f64::from(1u32 << BITS);
                 (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
             }));
-            self.values.resize((i as usize + 1) * self.stride, 0);
+            self.values.resize(self.spans.len() * self.stride, 0);
         }
         const EIGHTH: i32 = 1 << (BITS - 3);
         let halves = |i: usize| self.of(i).1 == [EIGHTH, 3 * EIGHTH, 3 * EIGHTH, EIGHTH];
@@ -166,7 +168,7 @@ impl Weights {
     }
 
     /// The source pixels that any output pixel needs.
-    fn range(&self) -> std::ops::Range<usize> {
+    fn range(&self) -> Range<usize> {
         let first = self.spans.iter().map(|s| s.0).min().unwrap_or(0);
         first..self.spans.iter().map(|s| s.0 + s.1).max().unwrap_or(0)
     }
@@ -203,28 +205,58 @@ impl Resampler {
         self.finish(source, out)
     }
 
+    /// Resamples a whole square picture of `source_px` to `resized_px` and keeps the square of `kept` pixels in each direction:
+    /// the bytes of resampling all of it and cutting them out, without computing the rest.
+    ///
+    /// # Errors
+    /// As [`Resampler::square`].
+    pub fn cut(
+        &mut self,
+        filter: Filter,
+        source: &[u8],
+        source_px: u32,
+        resized_px: u32,
+        kept: Range<u32>,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let side = f64::from(source_px);
+        let whole = Crop { left: 0.0, top: 0.0, width: side, height: side };
+        self.begin_cut(filter, (source_px, source_px), whole, resized_px, kept)?;
+        self.finish(source, out)
+    }
+
     /// Begins a picture that is handed over from top to bottom: [`Resampler::feed`] takes the lines that are there while
     /// they lie in the processor's cache, [`Resampler::finish`] the rest.
     ///
     /// # Errors
     /// As [`Resampler::square`].
-    pub fn begin(
+    pub fn begin(&mut self, filter: Filter, size: (u32, u32), crop: Crop, out_px: u32) -> Result<(), String> {
+        self.begin_cut(filter, size, crop, out_px, 0..out_px)
+    }
+
+    /// [`Resampler::begin`] for the output's pixels `kept` in each direction.
+    fn begin_cut(
         &mut self,
         filter: Filter,
         (width, height): (u32, u32),
         crop: Crop,
         out_px: u32,
+        kept: Range<u32>,
     ) -> Result<(), String> {
         let fits = |start: f64, length: f64, size: u32| {
             start >= 0.0 && length > 0.0 && start + length <= f64::from(size) + 1e-6
         };
-        if !fits(crop.left, crop.width, width) || !fits(crop.top, crop.height, height) || out_px == 0 {
-            return Err(format!("{crop:?} of {width} x {height} px to {out_px} px"));
+        if !fits(crop.left, crop.width, width)
+            || !fits(crop.top, crop.height, height)
+            || kept.is_empty()
+            || kept.end > out_px
+        {
+            return Err(format!("{crop:?} of {width} x {height} px to {kept:?} of {out_px} px"));
         }
-        self.across.prepare(filter, width, crop.left, crop.width, out_px);
-        self.down.prepare(filter, height, crop.top, crop.height, out_px);
         self.size = (width as usize, height as usize);
-        self.out_px = out_px as usize;
+        self.out_px = kept.len();
+        self.across.prepare(filter, width, crop.left, crop.width, out_px, kept.clone());
+        self.down.prepare(filter, height, crop.top, crop.height, out_px, kept);
         self.pairs_done = 0;
         let lines = self.down.range().len().next_multiple_of(2);
         self.between.resize(lines * self.pitch(), 0);

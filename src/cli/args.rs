@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::encoder::card::Card;
 use crate::encoder::onnx::Device;
 use crate::encoder::registry::DEFAULT_ID;
+use crate::encoder::slide;
 use crate::error::{Error, Result};
 use crate::features::Precision;
 use crate::icc::IccMode;
+use crate::job::SlideLevel;
 use crate::pipeline::prepare::PrepareOptions;
 use crate::resample::Filter;
 use crate::slide::mpp::{MppOverride, MppSource};
@@ -254,12 +256,38 @@ pub struct EmbedArgs {
     /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16
     #[arg(long, default_value_t = Precision::default(), value_name = "KIND", help_heading = "Encoder")]
     pub precision: Precision,
+    /// Also one vector a slide in slide_features_mean-<encoder>: the mean of its tiles' features
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Slide vectors")]
+    pub slide_pooling: Option<SlidePooling>,
+    /// Also one vector a slide in slide_features_<id>: what this slide encoder makes of them; its card lies beside it
+    #[arg(long, value_name = "FILE.onnx|DIR", help_heading = "Slide vectors")]
+    pub slide_encoder: Option<PathBuf>,
     /// What a tile is.
     #[command(flatten)]
     pub tiles: TileArgs,
 }
 
+/// How the features of a slide are pooled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SlidePooling {
+    /// Their mean.
+    Mean,
+}
+
 impl EmbedArgs {
+    /// What becomes one vector a slide.
+    ///
+    /// # Errors
+    /// [`Error::Encoder`] where the slide encoder or its card is unusable.
+    pub fn slide_level(&self) -> Result<Vec<SlideLevel>> {
+        let mut levels: Vec<SlideLevel> =
+            self.slide_pooling.iter().map(|SlidePooling::Mean| SlideLevel::Mean).collect();
+        if let Some(path) = &self.slide_encoder {
+            levels.push(SlideLevel::Encoder(Box::new(slide::find(path)?)));
+        }
+        Ok(levels)
+    }
+
     /// Where the encoder computes.
     #[must_use]
     pub fn device(&self) -> Device {

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use super::args::EmbedArgs;
+use super::args::{EmbedArgs, ProgressKind};
 use super::session::{Session, Start};
 use crate::encoder::Encoder;
 use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
 use crate::encoder::registry;
 use crate::error::Result;
-use crate::job::{Job, JobOptions};
+use crate::job::summary::plural;
+use crate::job::{Job, JobOptions, VectorsMade};
 use crate::pipeline::{self, Hooks, Staffing};
 
 /// Largest model of which several tiles are computed side by side.
@@ -28,6 +29,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             out: args.run.out.clone(),
             encoder: Some(encoder.clone()),
             precision: args.precision,
+            slide_level: args.slide_level()?,
             overviews: !args.run.no_overviews,
             device: device.to_string(),
         },
@@ -39,7 +41,9 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     let card = &encoder.card;
     let threads = args.run.threads();
     let note = if card.pathology || card.note.is_empty() { String::new() } else { format!(" ({})", card.note) };
-    session.say(&format!("encoder {}{note} on {device}, {} values a tile", card.id, card.output.dim));
+    if session.has_tiles() {
+        session.say(&format!("encoder {}{note} on {device}, {} values a tile", card.id, card.output.dim));
+    }
     // A model computes several tiles side by side, a thread each, which is the fastest on a processor; a large one one
     // batch after the other with all cores, or each thread's intermediate values would lie in memory.
     let (encoders, model_threads) = match device {
@@ -54,7 +58,9 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
         job.begin(Some(onnx::version()?))?;
         Ok((0..encoders).map(|_| Box::new(model.encoder()) as Box<dyn Encoder>).collect())
     };
-    session.run(&job, |specs, meter, stop, failed, finished| {
+    let slides = session.slides().to_vec();
+    let mut vectors = Vec::new();
+    let code = session.run(&job, |specs, meter, stop, failed, finished| {
         let hooks = Hooks {
             wanted: &|spec| !job.status(&spec.id).is_done(),
             open_writer: &|slide| job.open_writer(slide),
@@ -65,8 +71,31 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             },
             failed,
         };
-        pipeline::run(specs, job.options(), &card.input, open_encoders, staffing, &hooks, meter, stop)
-    })
+        if specs.is_empty() {
+            // Only vectors are missing, of features that lie there; their mean needs no model.
+            job.begin(onnx::version().ok())?;
+        } else {
+            pipeline::run(specs, job.options(), &card.input, open_encoders, staffing, &hooks, meter, stop)?;
+        }
+        vectors = job.make_vectors(&slides, stop, failed)?;
+        Ok(())
+    })?;
+    if args.run.progress != ProgressKind::None {
+        vectors.iter().for_each(tell_vectors);
+    }
+    Ok(code)
+}
+
+fn tell_vectors(vectors: &VectorsMade) {
+    let made = vectors.made - vectors.empty;
+    let mut line = format!("{made} slide {} in {}", plural(made as usize, "vector"), vectors.name);
+    if vectors.empty > 0 {
+        line += &format!("; {} {} without tiles, left empty", vectors.empty, plural(vectors.empty as usize, "slide"));
+    }
+    if let Some(warning) = &vectors.warning {
+        line += &format!("; {warning}");
+    }
+    eprintln!("{line}");
 }
 
 fn batch_size(args: &EmbedArgs, device: Device) -> usize {

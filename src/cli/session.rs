@@ -24,6 +24,7 @@ const SOME_FAILED: u8 = 4;
 
 /// A run that has something to do.
 pub struct Session {
+    slides: Vec<SlideSpec>,
     specs: Vec<SlideSpec>,
     done_before: usize,
     meter: Arc<Meter>,
@@ -67,38 +68,54 @@ impl Session {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(run.threads()).build_global();
         job.open_out()?;
         let ids = ids::assign(&run.out, &found.slides, &|id| job.invalidate(id))?;
+        let all = found.slides.iter().zip(ids);
+        let slides: Vec<_> = all.map(|(s, id)| SlideSpec { path: s.path.clone(), id, mpp: s.mpp }).collect();
         let mut specs = Vec::new();
         let mut redone = Vec::new();
-        for (slide, id) in found.slides.iter().zip(ids) {
-            let status = job.status(&id);
+        for slide in &slides {
+            let status = job.status(&slide.id);
             if status.is_done() {
                 continue;
             }
             if let Some(why) = status.reason() {
-                redone.push(format!("{id} is done again: {why}"));
+                redone.push(format!("{} is done again: {why}", slide.id));
             }
-            specs.push(SlideSpec { path: slide.path.clone(), id, mpp: slide.mpp });
+            specs.push(slide.clone());
         }
-        let done_before = found.slides.len() - specs.len();
+        let done_before = slides.len() - specs.len();
+        let nothing = specs.is_empty() && !slides.iter().any(|s| job.lacks_vectors(&s.id));
         if !quiet {
             for line in redone {
                 eprintln!("{line}");
             }
-            if specs.is_empty() {
+            if nothing {
                 let all = plural(done_before, "slide");
                 eprintln!("nothing to do: {done_before} {all} done before (\"{}\")", job.grid_dir().display());
+            } else if specs.is_empty() {
+                let all = plural(done_before, "slide");
+                eprintln!("{done_before} {all} done before; slide vectors are missing");
             } else if done_before > 0 {
                 eprintln!("{done_before} done before, {} to do", specs.len());
             }
         }
-        if specs.is_empty() {
+        if nothing {
             job.write_manifest_if_missing()?;
             return Ok(Start::Done(ExitCode::SUCCESS));
         }
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, specs.len() as u64, &meter);
-        let session = Session { specs, done_before, meter, progress, stop: stop_on_signals()?, started };
+        let session = Session { slides, specs, done_before, meter, progress, stop: stop_on_signals()?, started };
         Ok(Start::Go(Box::new(session), Box::new(job)))
+    }
+
+    /// All slides of the run, also those that are done.
+    pub fn slides(&self) -> &[SlideSpec] {
+        &self.slides
+    }
+
+    /// Whether any tiles are to be read.
+    pub fn has_tiles(&self) -> bool {
+        !self.specs.is_empty()
     }
 
     /// Prints a line.
@@ -115,7 +132,7 @@ impl Session {
         job: &Job,
         work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
     ) -> Result<ExitCode> {
-        let Session { specs, done_before, meter, progress, stop, started } = self;
+        let Session { specs, done_before, meter, progress, stop, started, .. } = self;
         let failures = Mutex::new(Vec::new());
         let warned = std::sync::atomic::AtomicUsize::new(0);
         let failed = |spec: &SlideSpec, error: &Error| {
@@ -149,7 +166,7 @@ impl Session {
         if job.has_begun() {
             job.write_manifest(&kinds)?;
         }
-        if shown || !failures.is_empty() {
+        if (shown && !specs.is_empty()) || !failures.is_empty() {
             let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
             eprint!("{table}");
         }

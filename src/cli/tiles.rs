@@ -25,6 +25,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
             out: args.run.out.clone(),
             encoder: None,
             precision: Precision::default(),
+            slide_level: Vec::new(),
             overviews: !args.run.no_overviews,
             device: "cpu".into(),
         },

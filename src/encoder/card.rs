@@ -373,7 +373,7 @@ impl Card {
 }
 
 /// Whether this can name a directory everywhere, and an encoder.
-fn is_id(id: &str) -> bool {
+pub(super) fn is_id(id: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !id.is_empty() && !id.starts_with('.') && id.chars().all(plain)
 }

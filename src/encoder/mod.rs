@@ -1,11 +1,12 @@
 //! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its `card`, where it is found in
 //! `registry`, how it runs in
-//! `onnx`, how a tile becomes its input in `preprocess`.
+//! `onnx`, how a tile becomes its input in `preprocess`. What makes one vector of a slide's tiles is in `slide`.
 
 pub mod card;
 pub mod onnx;
 pub mod preprocess;
 pub mod registry;
+pub mod slide;
 
 use crate::error::Result;
 

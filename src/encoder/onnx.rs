@@ -244,7 +244,7 @@ pub struct OnnxEncoder {
     floats: Vec<f32>,
 }
 
-fn builder(options: SessionOptions) -> Result<SessionBuilder> {
+pub(super) fn builder(options: SessionOptions) -> Result<SessionBuilder> {
     let library = library()?;
     let builder = Session::builder(&library.environment).map_err(failed)?;
     let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(failed)?;

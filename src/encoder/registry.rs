@@ -88,7 +88,7 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
 
 /// The sha256 of an ONNX file; where files beside it hold its weights (external data: their names stand in the graph),
 /// the sha256 of the lines `<sha256> <name>` of all of them, the graph first, then by name. Also the size of all of them.
-fn file_identity(path: &Path) -> Result<(String, u64)> {
+pub(super) fn file_identity(path: &Path) -> Result<(String, u64)> {
     let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", path.display()));
     let graph = std::fs::read(path).map_err(failed)?;
     let own = sha256(&graph);

@@ -121,15 +121,13 @@ pub fn write_patches(
     let root = RootAttributes { encoder: None, ..root.clone() };
     let file = create_file(&temp, PATCHES_SCHEMA, &root)?;
     let mut column = CoordsColumn::new(attributes);
-    for pairs in coords.chunks(COORD_ROWS) {
-        column.push(pairs, &file)?;
-    }
+    column.push_all(coords, &file)?;
     column.finish(&file)?;
     drop(column);
     publish(file, temp, coords.len() as u64)
 }
 
-fn create_file(temp: &TempFile, schema: &str, root: &RootAttributes) -> Result<H5File> {
+pub(super) fn create_file(temp: &TempFile, schema: &str, root: &RootAttributes) -> Result<H5File> {
     // The temporary name is ours alone: no lock, which some network file systems refuse.
     let file = H5File::options().track_times(false).no_locking().create(temp.path()).map_err(failed)?;
     file.set_attr_string("schema", schema).map_err(failed)?;
@@ -143,7 +141,7 @@ fn create_file(temp: &TempFile, schema: &str, root: &RootAttributes) -> Result<H
     Ok(file)
 }
 
-fn publish(file: H5File, temp: TempFile, rows: u64) -> Result<Published> {
+pub(super) fn publish(file: H5File, temp: TempFile, rows: u64) -> Result<Published> {
     // Without sync: committing syncs.
     file.close_no_sync().map_err(failed)?;
     let write = |e| Error::write("an HDF5 file", e);
@@ -154,13 +152,13 @@ fn publish(file: H5File, temp: TempFile, rows: u64) -> Result<Published> {
 }
 
 /// `coords` and its attributes.
-struct CoordsColumn {
+pub(super) struct CoordsColumn {
     column: Column,
     attributes: CoordsAttributes,
 }
 
 impl CoordsColumn {
-    fn new(attributes: CoordsAttributes) -> Self {
+    pub(super) fn new(attributes: CoordsAttributes) -> Self {
         let column = Column::new("coords", Kind::I64, 2, COORD_ROWS, Some(COORDS_DEFLATE));
         CoordsColumn { column, attributes }
     }
@@ -171,7 +169,12 @@ impl CoordsColumn {
         self.column.advance(pairs.len(), file)
     }
 
-    fn finish(&mut self, file: &H5File) -> Result<()> {
+    /// Adds all rows of a file.
+    pub(super) fn push_all(&mut self, pairs: &[[i64; 2]], file: &H5File) -> Result<()> {
+        pairs.chunks(COORD_ROWS).try_for_each(|pairs| self.push(pairs, file))
+    }
+
+    pub(super) fn finish(&mut self, file: &H5File) -> Result<()> {
         self.column.finish(file)?;
         match self.column.dataset() {
             Some(dataset) => set_attributes(dataset, &self.attributes).map_err(failed),

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 /// Rows read at a time.
-const ROWS: usize = 256;
+pub(super) const ROWS: usize = 256;
 
 /// What a feature or patches file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,10 @@ pub struct Contents {
     pub contract_sha256: String,
     /// The root attributes `encoder` and `encoder_sha256`, where it has them.
     pub encoder: Option<(String, String)>,
-    /// The dataset `features`; `None` in a patches file.
+    /// The dataset `features` of tiles; `None` in a patches file and in that of a slide vector.
     pub features: Option<FeatureContents>,
+    /// The dataset `features` of a slide vector's file.
+    pub vector: Option<VectorContents>,
     /// Rows of `coords`.
     pub coords_rows: usize,
     /// sha256 of the coordinates as little-endian int64, x and y in turn: equal where the coordinates are.
@@ -42,6 +44,19 @@ pub struct FeatureContents {
     pub finite: bool,
 }
 
+/// What a dataset `features` holds that is one vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VectorContents {
+    /// The root attribute `slide_encoder`.
+    pub slide_encoder: String,
+    /// K; 0 where the slide has no tiles.
+    pub dim: usize,
+    /// "float32", or what else it is.
+    pub dtype: &'static str,
+    /// Whether no value is infinite or NaN.
+    pub finite: bool,
+}
+
 /// Reads the file through once, in bounded memory.
 ///
 /// # Errors
@@ -49,10 +64,15 @@ pub struct FeatureContents {
 pub fn inspect(path: &Path) -> Result<Contents> {
     let file = H5File::options().no_locking().open(path).map_err(damaged)?;
     let names = file.dataset_names();
-    let features = match names.iter().any(|n| n == "features") {
-        true => Some(read_features(&file.dataset("features").map_err(damaged)?)?),
-        false => None,
-    };
+    let mut features = None;
+    let mut vector = None;
+    if names.iter().any(|n| n == "features") {
+        let dataset = file.dataset("features").map_err(damaged)?;
+        match dataset.ndims() {
+            1 => vector = Some(read_vector(&dataset, file.attr_string("slide_encoder").map_err(damaged)?)?),
+            _ => features = Some(read_features(&dataset)?),
+        }
+    }
     let coords = file.dataset("coords").map_err(damaged)?;
     let (coords_rows, coords_sha256) = read_coords(&coords)?;
     let attributes = file.attr_names().map_err(damaged)?;
@@ -66,6 +86,7 @@ pub fn inspect(path: &Path) -> Result<Contents> {
         contract_sha256: text("contract_sha256")?,
         encoder,
         features,
+        vector,
         coords_rows,
         coords_sha256,
         name: coords.attr("name").and_then(|a| a.read_string()).map_err(damaged)?,
@@ -93,6 +114,15 @@ fn read_features(dataset: &H5Dataset) -> Result<FeatureContents> {
     Ok(FeatureContents { rows, dim, dtype, finite })
 }
 
+fn read_vector(dataset: &H5Dataset, slide_encoder: String) -> Result<VectorContents> {
+    let (dim, dtype) = (dataset.total_elements(), dtype(dataset)?);
+    let values: Vec<f32> = match dtype {
+        "float32" if dim > 0 => dataset.read_slice(&[0], &[dim]).map_err(damaged)?,
+        _ => Vec::new(),
+    };
+    Ok(VectorContents { slide_encoder, dim, dtype, finite: values.iter().all(|v| v.is_finite()) })
+}
+
 fn read_coords(dataset: &H5Dataset) -> Result<(usize, String)> {
     let (rows, width) = shape(dataset, "coords")?;
     if width != 2 || dtype(dataset)? != "int64" {
@@ -108,14 +138,14 @@ fn read_coords(dataset: &H5Dataset) -> Result<(usize, String)> {
     Ok((rows, hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
-fn shape(dataset: &H5Dataset, name: &str) -> Result<(usize, usize)> {
+pub(super) fn shape(dataset: &H5Dataset, name: &str) -> Result<(usize, usize)> {
     match dataset.shape()[..] {
         [rows, width] => Ok((rows, width)),
         ref other => Err(Error::Output(format!("{name} has {} dimensions, not 2", other.len()))),
     }
 }
 
-fn dtype(dataset: &H5Dataset) -> Result<&'static str> {
+pub(super) fn dtype(dataset: &H5Dataset) -> Result<&'static str> {
     use rust_hdf5::DatatypeMessage::{FixedPoint, FloatingPoint};
     Ok(match dataset.datatype().map_err(damaged)? {
         FloatingPoint { size: 4, .. } => "float32",
@@ -125,6 +155,6 @@ fn dtype(dataset: &H5Dataset) -> Result<&'static str> {
     })
 }
 
-fn damaged(error: rust_hdf5::Hdf5Error) -> Error {
+pub(super) fn damaged(error: rust_hdf5::Hdf5Error) -> Error {
     Error::Output(error.to_string())
 }

@@ -1,6 +1,7 @@
 //! Features on disk: what a slide's bag looks like to CLAM, TRIDENT, torchmil and whoever else opens it.
 //!
-//! `features_<encoder>/<id>.h5` holds `features` (N, D) and `coords` (N, 2), `patches/<id>_patches.h5` holds `coords` alone.
+//! `features_<encoder>/<id>.h5` holds `features` (N, D) and `coords` (N, 2), `patches/<id>_patches.h5` holds `coords` alone,
+//! `slide_features_<slide encoder>/<id>.h5` holds `features` (K) and `coords`.
 //! `coords` are int64 level-0 pixels of the tile's top left corner, x before y, and carry [`CoordsAttributes`]; the root
 //! carries [`RootAttributes`]. Names and types are TRIDENT's, so that its readers and its descendants' work unchanged.
 
@@ -8,16 +9,20 @@ mod column;
 pub mod hdf5;
 pub mod inspect;
 mod precision;
+mod vector;
 pub mod verify;
 
 use crate::error::Result;
 pub use hdf5::{FeatureFile, write_patches};
-pub use inspect::{Contents, FeatureContents, inspect};
+pub use inspect::{Contents, FeatureContents, VectorContents, inspect};
 pub use precision::{Precision, round_mantissa10};
+pub use vector::{Bag, VectorAttributes, write_vector};
 pub use verify::verify;
 
 /// Value of the root attribute `schema` of a feature file.
 pub const FEATURES_SCHEMA: &str = "paraffin-features/1";
+/// Value of the root attribute `schema` of a slide vector's file.
+pub const SLIDE_FEATURES_SCHEMA: &str = "paraffin-slide-features/1";
 /// Value of the root attribute `schema` of a patches file.
 pub const PATCHES_SCHEMA: &str = "paraffin-patches/1";
 

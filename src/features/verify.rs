@@ -1,8 +1,8 @@
 //! Checks everything in OUT against its records: `paraffin verify`.
 //!
 //! For each record: every file has the size and sha256 that the record says; a feature file has the record's rows, the
-//! contract's encoder, dimension and type, finite values and the coordinates of the slide's patches file. What no record
-//! names is listed too. Messages name files relative to the checked directory.
+//! contract's encoder, dimension and type, finite values and the coordinates of the slide's patches file; a slide vector was
+//! made of the feature file that is there. What no record names is listed too. Messages name files relative to the checked directory.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,11 +12,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::inspect::{Contents, inspect};
-use super::{FEATURES_SCHEMA, PATCHES_SCHEMA, Precision};
+use super::{FEATURES_SCHEMA, PATCHES_SCHEMA, Precision, SLIDE_FEATURES_SCHEMA};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::record::contract::{Contract, canonical, read_contract};
-use crate::record::{Record, artefacts, done, grid_dirs, list, publish, record_paths};
+use crate::record::{Record, artefacts, done, grid_dirs, list, publish, record_path, record_paths};
 
 /// What was checked and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -107,7 +107,7 @@ fn check_grid(grid: &Path) -> std::io::Result<Report> {
         }
     }
     for (name, is_dir) in list(grid)? {
-        if is_dir && name.starts_with("features_") {
+        if is_dir && (name.starts_with("features_") || name.starts_with("slide_features_")) {
             folders.insert(name);
         }
     }
@@ -191,6 +191,10 @@ fn check_contents(grid: &Path, record: &Record, contents: &Contents, contract: O
     };
     equal("its contract", &contents.contract_sha256, &record.contract_sha256);
     equal("its id", &contents.name, &record.id);
+    if contents.vector.is_some() {
+        problems.extend(check_vector(grid, record, contents, contract));
+        return problems;
+    }
     let Some(features) = &contents.features else {
         equal("its schema", &contents.schema, PATCHES_SCHEMA);
         equal("its number of coordinates", &contents.coords_rows.to_string(), &record.tiles.written.to_string());
@@ -215,6 +219,44 @@ fn check_contents(grid: &Path, record: &Record, contents: &Contents, contract: O
     if !features.finite {
         problems.push("it holds values that are infinite or not a number".into());
     }
+    problems.extend(check_coords(grid, record, contents));
+    problems
+}
+
+/// What a slide vector must be beside its contract and id.
+fn check_vector(grid: &Path, record: &Record, contents: &Contents, contract: Option<&Contract>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let Some(vector) = &contents.vector else { return problems };
+    let mut equal = |what: &str, found: &str, wanted: &str| {
+        if found != wanted {
+            problems.push(format!("{what} is {found}, not {wanted}"));
+        }
+    };
+    equal("its schema", &contents.schema, SLIDE_FEATURES_SCHEMA);
+    equal("its number of coordinates", &contents.coords_rows.to_string(), &record.tiles.written.to_string());
+    equal("its type", vector.dtype, "float32");
+    if let Some(slide) = contract.and_then(|c| c.slide.as_ref()) {
+        let dim = if contents.coords_rows == 0 { 0 } else { slide.dim };
+        equal("its slide encoder", &vector.slide_encoder, &slide.id);
+        equal("its dimension", &vector.dim.to_string(), &dim.to_string());
+    }
+    if !vector.finite {
+        problems.push("it holds values that are infinite or not a number".into());
+    }
+    if let Some(encoder) = contract.and_then(|c| c.encoder.as_ref()) {
+        let features = Record::read(&record_path(grid, &format!("features_{}", encoder.id), &record.id)).ok();
+        let made_of = features.as_ref().and_then(|f| f.files.first()).map(|f| f.sha256.as_str());
+        if made_of.is_none() || made_of != record.made_from.as_deref() {
+            problems.push("it was made of another feature file than the slide's".into());
+        }
+    }
+    problems.extend(check_coords(grid, record, contents));
+    problems
+}
+
+/// Whether the coordinates are those of the slide's patches file.
+fn check_coords(grid: &Path, record: &Record, contents: &Contents) -> Vec<String> {
+    let mut problems = Vec::new();
     let patches = grid.join("patches").join(format!("{}_patches.h5", record.id));
     match inspect(&patches) {
         _ if !patches.exists() => problems.push("the slide has no patches file".into()),

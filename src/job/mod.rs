@@ -4,6 +4,7 @@
 pub mod discover;
 pub mod ids;
 pub mod summary;
+mod vectors;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,11 +35,13 @@ use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
 use ids::PRIVATE;
+use vectors::Vectors;
+pub use vectors::{SlideLevel, VectorsMade};
 
 /// Where a tile's coordinates are, in the contract's words.
 const COORDS_RULE: &str = "level-0 pixel of the tile's upper left corner; grid anchored at (0, 0), row by row";
 
-/// One kind of output under one contract: `patches` or `features_<encoder>`.
+/// One kind of output under one contract: `patches`, `features_<encoder>` or `slide_features_<slide encoder>`.
 struct Artefact {
     name: String,
     contract: Contract,
@@ -52,6 +55,7 @@ pub struct Job {
     options: PrepareOptions,
     patches: Artefact,
     features: Option<Artefact>,
+    vectors: Vec<Vectors>,
     encoder: Option<Available>,
     precision: Precision,
     overviews: bool,
@@ -68,6 +72,8 @@ pub struct JobOptions {
     pub encoder: Option<Available>,
     /// How features are stored.
     pub precision: Precision,
+    /// What becomes one vector a slide of its features.
+    pub slide_level: Vec<SlideLevel>,
     /// Whether overviews are drawn.
     pub overviews: bool,
     /// The device's name, for the record.
@@ -78,7 +84,7 @@ impl Job {
     /// Fixes the contracts of a run; touches nothing yet.
     ///
     /// # Errors
-    /// [`Error::Tissue`] where a mask picture cannot be read.
+    /// [`Error::Tissue`] where a mask picture cannot be read, [`Error::Usage`] where a slide encoder takes other features.
     pub fn new(options: PrepareOptions, job: JobOptions) -> Result<Self> {
         let grid = grid_contract(&options)?;
         let contract = Contract::new(grid.clone(), None, None);
@@ -88,12 +94,20 @@ impl Job {
             let contract = Contract::new(grid, Some(encoder_contract(encoder)), Some(storage));
             Artefact { name: format!("features_{}", encoder.card.id), sha256: contract.sha256(), contract }
         });
+        let vectors = match (&job.encoder, &features) {
+            (Some(encoder), Some(features)) => {
+                let levels = job.slide_level.into_iter();
+                levels.map(|level| Vectors::new(level, encoder, &features.contract)).collect::<Result<_>>()?
+            }
+            _ => Vec::new(),
+        };
         Ok(Job {
             grid_dir: job.out.join(tiling::directory_name(&options.tiling)),
             out: job.out,
             options,
             patches,
             features,
+            vectors,
             encoder: job.encoder,
             precision: job.precision,
             overviews: job.overviews,
@@ -126,7 +140,8 @@ impl Job {
     }
 
     fn artefacts(&self) -> impl Iterator<Item = &Artefact> {
-        [Some(&self.patches), self.features.as_ref()].into_iter().flatten()
+        let tiles = [Some(&self.patches), self.features.as_ref()].into_iter().flatten();
+        tiles.chain(self.vectors.iter().map(Vectors::artefact))
     }
 
     /// Makes OUT and refuses it where it holds results made under another contract. Binds it to nothing yet.
@@ -324,6 +339,7 @@ impl Job {
                 bytes: published.bytes,
                 sha256: published.sha256.clone(),
             }],
+            made_from: None,
             tiles: TileCounts { planned: slide.tiles.len() as u64, written: published.rows, failed: unreadable as u64 },
             slide: SlideFacts {
                 format: info.format.clone(),
@@ -435,6 +451,7 @@ fn encoder_contract(encoder: &Available) -> EncoderContract {
         mean: card.input.mean,
         std: card.input.std,
         resize: card.input.resize.name().into(),
+        resize_px: card.input.resize_px.filter(|px| *px != card.input.px),
         output: card.output.name.to_string(),
         pooling: card.output.pooling.clone(),
         dim: card.output.dim,

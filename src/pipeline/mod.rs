@@ -314,7 +314,7 @@ impl Reader<'_> {
         let (slide, px) = (&active.slide, self.options.tiling.tile_px);
         let filter = self.options.tiling.resample;
         let result = guarded(|| {
-            if px == self.input.px {
+            if preprocess::fits_already(px, self.input) {
                 return Ok(reader.read(slide, slide.tiles[row], filter, out));
             }
             tile.resize((px * px * 3) as usize, 0);

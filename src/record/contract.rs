@@ -27,6 +27,9 @@ pub struct Contract {
     /// How features are stored; `None` for patches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageContract>,
+    /// How a slide's features become one vector; `None` for patches and features of tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slide: Option<SlideContract>,
 }
 
 /// How slides become tiles.
@@ -81,6 +84,9 @@ pub struct EncoderContract {
     pub std: [f32; 3],
     /// How a tile is brought to `input_px`.
     pub resize: String,
+    /// Side that it is resized to before its centre of `input_px` is cut out; absent where that is `input_px`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize_px: Option<u32>,
     /// Name of the model's output.
     pub output: String,
     /// How the output becomes one vector.
@@ -96,14 +102,28 @@ pub struct StorageContract {
     pub precision: String,
 }
 
+/// How the features of a slide's tiles become one vector, which is stored as float32.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlideContract {
+    /// `mean-<encoder>`, or the slide encoder's id.
+    pub id: String,
+    /// How the vector is made: by which pooling, or by which of a graph's inputs and output.
+    pub rule: String,
+    /// sha256 of the slide encoder's model with its external data; absent for a pooling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Values of the vector.
+    pub dim: usize,
+}
+
 impl Contract {
     /// The version of this form.
     pub const SCHEMA: &str = "paraffin-contract/1";
 
-    /// A contract of the current form.
+    /// A contract of the current form, for patches or features of tiles.
     #[must_use]
     pub fn new(grid: GridContract, encoder: Option<EncoderContract>, storage: Option<StorageContract>) -> Self {
-        Contract { schema: Self::SCHEMA.into(), grid, encoder, storage }
+        Contract { schema: Self::SCHEMA.into(), grid, encoder, storage, slide: None }
     }
 
     /// The contract in canonical JSON, RFC 8785.
@@ -285,6 +305,7 @@ pub(crate) mod tests {
             dtype: "uint8".into(),
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
+            resize_px: None,
             resize: "bilinear".into(),
             output: "embedding".into(),
             pooling: "mean".into(),

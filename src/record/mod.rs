@@ -1,8 +1,8 @@
 //! What a run keeps beside its data: the contract that makes features comparable, one record per finished slide and
 //! artefact, and the site manifest.
 //!
-//! An *artefact* is a kind of output of a grid directory, named after its folder: `patches` or `features_<encoder>`. In the
-//! grid directory lie
+//! An *artefact* is a kind of output of a grid directory, named after its folder: `patches`, `features_<encoder>` or
+//! `slide_features_<slide encoder>`. In the grid directory lie
 //!
 //! ```text
 //! contracts/<artefact>.json       written once, by whoever comes first
@@ -38,6 +38,9 @@ pub struct Record {
     pub contract_sha256: String,
     /// Every file that belongs to it.
     pub files: Vec<FileEntry>,
+    /// sha256 of the feature file that a slide vector was made of; absent for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<String>,
     /// How many tiles became rows.
     pub tiles: TileCounts,
     /// The slide as it was opened.
@@ -265,6 +268,7 @@ pub(crate) mod examples {
             artefact: artefact.into(),
             contract_sha256: contract_sha256.into(),
             files,
+            made_from: None,
             tiles: TileCounts { planned: rows, written: rows, failed: 0 },
             slide: SlideFacts {
                 format: "aperio".into(),
