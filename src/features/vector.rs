@@ -1,8 +1,8 @@
 //! Slide vectors: a feature file read back as a bag, and the file of the one vector that is made of it.
 //!
 //! `slide_features_<name>/<id>.h5` holds `features` (K), float32, and the `coords` (N, 2) of the tiles behind it with their
-//! attributes, as TRIDENT's does. A slide without tiles has no vector: `features` then has the shape (0), which nothing takes
-//! for a vector; zeros or NaN could be trained on unseen.
+//! attributes, as TRIDENT's does. A slide without tiles has no vector: `features` then has the shape (0), as in TRIDENT, which
+//! nothing takes for a vector; zeros or NaN could be trained on unseen.
 
 use std::path::Path;
 
