@@ -71,11 +71,21 @@ fn dirs(exe_dir: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> 
             dirs.push(prefix.join("lib/paraffin"));
         }
     }
+    dirs.extend(data_dir_by(variable).map(|data| data.join("lib")));
+    dirs
+}
+
+/// `${XDG_DATA_HOME:-$HOME/.local/share}/paraffin`: what the user's paraffin keeps.
+#[must_use]
+pub fn data_dir() -> Option<PathBuf> {
+    data_dir_by(|name| env::var_os(name).filter(|value| !value.is_empty()))
+}
+
+fn data_dir_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let data = variable("XDG_DATA_HOME")
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-    dirs.extend(data.map(|data| data.join("paraffin/lib")));
-    dirs
+    data.map(|data| data.join("paraffin"))
 }
 
 fn candidates_in(dirs: &[PathBuf], stem: &str) -> Vec<PathBuf> {

@@ -1,5 +1,6 @@
 //! The command line's words, and how they become typed values. Defaults are those of the option structs.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -79,16 +80,62 @@ pub enum Command {
 /// `encoders` subcommands.
 #[derive(Subcommand)]
 pub enum EncodersCommand {
-    /// One line each
+    /// All that the program knows, one line each: dimension, tile, licence, and whether the model is here
     List {
-        /// As JSON
+        /// Only those whose licence allows commercial use
+        #[arg(long)]
+        commercial: bool,
+        /// Only those whose model is here
+        #[arg(long)]
+        here: bool,
+        /// As JSON: the cards
         #[arg(long)]
         json: bool,
     },
-    /// An encoder's card
+    /// An encoder's card, and how to get its model
     Show {
-        /// Id, or an ONNX file
+        /// Id or alias, an ONNX file or a folder with one
+        encoder: String,
+        /// As JSON: the card
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy a model into the local store, so that --encoder ID finds it; nothing is downloaded
+    Add {
+        /// An ONNX file, a folder that scripts/export_onnx.py wrote, or with --weights an id
+        encoder: String,
+        /// The folder with the model of that id
+        #[arg(long, value_name = "DIR", conflicts_with = "card")]
+        weights: Option<PathBuf>,
+        /// The model's card [default: beside it, or in it]
+        #[arg(long, value_name = "TOML")]
+        card: Option<PathBuf>,
+        /// Take the place of a model that is there
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Remove a model from the local store
+    Remove {
+        /// Id
         id: String,
+    },
+    /// Load a model and run tiles through it: does it work, how fast, with how much memory?
+    Check {
+        /// Id or alias, an ONNX file or a folder with one
+        #[arg(default_value = DEFAULT_ID)]
+        encoder: String,
+        /// The model's card [default: beside it, or in it]
+        #[arg(long, value_name = "TOML")]
+        card: Option<PathBuf>,
+        /// Where to compute: cpu, cuda, cuda:N
+        #[arg(long, default_value_t = Device::Cpu, value_name = "DEVICE")]
+        device: Device,
+        /// Tiles in a batch [default: 1, on cuda 64]
+        #[arg(long, value_name = "N")]
+        batch_size: Option<NonZeroUsize>,
+        /// Threads that compute [default: all cores]
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
         /// As JSON
         #[arg(long)]
         json: bool,

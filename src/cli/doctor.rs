@@ -10,32 +10,32 @@ use crate::slide::openslide;
 /// Runs the command: exit code 0 if the main job can run, 1 otherwise.
 #[must_use]
 pub fn run() -> ExitCode {
-    println!("paraffin      {}", env!("CARGO_PKG_VERSION"));
+    out!("paraffin      {}", env!("CARGO_PKG_VERSION"));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("cores         {cores}");
+    out!("cores         {cores}");
     let mut works = true;
     match (onnx::version(), onnx::path()) {
         (Ok(version), Ok(path)) => {
-            println!("ONNX Runtime  {version} (\"{}\")", path.display());
+            out!("ONNX Runtime  {version} (\"{}\")", path.display());
             works &= tell("cpu", try_device(Device::Cpu));
             tell("cuda", try_device(Device::Cuda(0)));
         }
         (Err(e), _) | (_, Err(e)) => {
-            println!("ONNX Runtime  missing: {e}");
+            out!("ONNX Runtime  missing: {e}");
             works = false;
         }
     }
     match openslide::version() {
-        Ok(version) => println!("OpenSlide     {version}"),
-        Err(e) => println!("OpenSlide     missing: {e}; SVS and tiled TIFF are read without it"),
+        Ok(version) => out!("OpenSlide     {version}"),
+        Err(e) => out!("OpenSlide     missing: {e}; SVS and tiled TIFF are read without it"),
     }
     if works { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn tell(name: &str, result: Result<(), String>) -> bool {
     match &result {
-        Ok(()) => println!("  {name:<11} works (default encoder, one tile)"),
-        Err(why) => println!("  {name:<11} not usable: {why}"),
+        Ok(()) => out!("  {name:<11} works (default encoder, one tile)"),
+        Err(why) => out!("  {name:<11} not usable: {why}"),
     }
     result.is_ok()
 }

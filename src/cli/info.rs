@@ -24,9 +24,9 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     let slide = Slide::open(&args.slide)?;
     let mpp = slide.mpp(MppOverride::default());
     if args.json {
-        println!("{:#}", facts(&slide, &mpp));
+        out!("{:#}", facts(&slide, &mpp));
     } else {
-        print!("{}", words(&slide, &mpp));
+        out!("{}", words(&slide, &mpp).trim_end());
     }
     match &args.thumbnail {
         Some(path) => write_thumbnail(&slide, args.thumbnail_px, path),

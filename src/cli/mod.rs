@@ -1,6 +1,15 @@
 //! The command line: one file a subcommand. Errors become messages and exit codes here and nowhere else.
 
+/// Prints a line of data to standard output. Whoever reads it may close it early (`| head`): that is no failure.
+macro_rules! out {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout().lock(), $($words)*);
+    }};
+}
+
 pub mod args;
+mod check;
 mod doctor;
 mod embed;
 mod encoders;
@@ -27,7 +36,7 @@ pub fn main() -> ExitCode {
         Command::Tiles(args) => tiles::run(args),
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
-        Command::Encoders(command) => encoders::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {
             generate::completions(*shell);

@@ -19,10 +19,10 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
         whole &= report.problems.is_empty();
         if !args.json {
             for problem in &report.problems {
-                println!("{}: {}", problem.what, problem.problem);
+                out!("{}: {}", problem.what, problem.problem);
             }
             let (records, files, problems) = (report.records, report.files, report.problems.len());
-            println!(
+            out!(
                 "{records} {}, {files} {}, {} rows, {:.1} MB: {} (\"{}\")",
                 plural(records as usize, "record"),
                 plural(files as usize, "file"),
@@ -39,7 +39,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
         reports.push(report);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports).map_err(|e| Error::Internal(e.to_string()))?);
+        out!("{}", serde_json::to_string_pretty(&reports).map_err(|e| Error::Internal(e.to_string()))?);
     }
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,12 +1,13 @@
 //! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its `card`, where it is found in
-//! `registry`, how it runs in
-//! `onnx`, how a tile becomes its input in `preprocess`. What makes one vector of a slide's tiles is in `slide`.
+//! `registry`, how it runs in `onnx`, how a tile becomes its input in `preprocess`. What makes one vector of a slide's tiles is in `slide`.
 
 pub mod card;
 pub mod onnx;
+pub mod onnx_file;
 pub mod preprocess;
 pub mod registry;
 pub mod slide;
+pub mod store;
 
 use crate::error::Result;
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::card::Card;
+use super::card::{Card, Known, Route};
+use super::{onnx_file, store};
 use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
 
@@ -31,41 +32,120 @@ pub struct Available {
 /// The encoder that runs when none is named.
 pub const DEFAULT_ID: &str = "efficientnet-lite0";
 
-const DEFAULT_CARD: &str = include_str!("../../models/efficientnet-lite0.toml");
 static DEFAULT_MODEL: &[u8] = include_bytes!("../../models/efficientnet-lite0.onnx");
 
-/// Cards of all encoders that are compiled in.
+/// Ids and cards of `models/`, by id.
+static CARDS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/cards.rs"));
+
+/// The metadata entry in which an exported model carries its card.
+const CARD_METADATA: &str = "paraffin.card";
+
+/// The cards of all encoders that the program knows, by id. Most of their models are not here.
 ///
 /// # Errors
 /// A broken card, which is a fault of the build.
 pub fn cards() -> Result<Vec<Card>> {
-    Ok(vec![Card::parse(DEFAULT_CARD)?])
+    CARDS.iter().map(|(_, text)| Card::parse(text)).collect()
 }
 
-/// Finds an encoder by id, or by the path of an ONNX file, whose card is `card` or the `.toml` file beside it.
-///
-/// A file without a card gets one from its graph when it is opened (see [`super::onnx::describe`]).
+/// The card of an id or an alias, if the program knows it.
 ///
 /// # Errors
-/// [`Error::Encoder`] where it does not exist, its card is broken, or its sha256 is not the card's.
+/// As [`cards`].
+pub fn known(name: &str) -> Result<Option<Card>> {
+    if let Some((_, text)) = CARDS.iter().find(|(id, _)| *id == name) {
+        return Card::parse(text).map(Some);
+    }
+    Ok(cards()?.into_iter().find(|card| card.aliases.iter().any(|alias| alias == name)))
+}
+
+/// Finds an encoder that can be run: by id or alias, the built-in one or in the local store; by the path of an ONNX file; by
+/// a folder with one, as `scripts/export_onnx.py` writes it.
+///
+/// A file's card is `card`, else the `.toml` file beside it, else what it carries itself, else what its graph tells (see
+/// [`super::onnx::describe`]).
+///
+/// # Errors
+/// [`Error::Encoder`] where it does not exist, its card is broken, or its sha256 is not the card's; for a known encoder
+/// whose model is not here it says how to get it.
 pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
-    if name == DEFAULT_ID {
-        if card.is_some() {
-            return Err(Error::Usage("--card belongs to --encoder FILE.onnx".into()));
-        }
-        let card = Card::parse(DEFAULT_CARD)?;
+    let path = Path::new(name);
+    if path.is_dir() {
+        return open_file(&model_in(path)?, card);
+    }
+    if path.extension().is_some_and(|e| e == "onnx") {
+        return if path.is_file() {
+            open_file(path, card)
+        } else {
+            Err(Error::Encoder(format!("no such file: {name}")))
+        };
+    }
+    if card.is_some() {
+        return Err(Error::Usage("--card belongs to --encoder FILE.onnx".into()));
+    }
+    let known = known(name)?;
+    let id = known.as_ref().map_or(name, |card| &card.id);
+    if id == DEFAULT_ID {
+        let card = known.ok_or_else(|| Error::Internal(format!("{DEFAULT_ID} has no card")))?;
         let (sha256, bytes) = (card.sha256.clone(), DEFAULT_MODEL.len() as u64);
         return Ok(Available { card, model: Model::Embedded(DEFAULT_MODEL), sha256, bytes });
     }
-    let path = Path::new(name);
-    if path.extension().is_none_or(|e| e != "onnx") {
-        return Err(Error::Encoder(format!(
+    match (store::folder(id), &known) {
+        (Some(folder), _) => open_file(&model_in(&folder)?, None),
+        (None, Some(card)) => Err(Error::Encoder(format!("the model of '{id}' is not here. {}", how_to_get(card)))),
+        (None, None) => Err(Error::Encoder(format!(
             "'{name}' is not known here; 'paraffin encoders list' shows what is, and --encoder FILE.onnx runs any other"
+        ))),
+    }
+}
+
+/// What a user does to get the model of a known encoder, in words.
+#[must_use]
+pub fn how_to_get(card: &Card) -> String {
+    let weights = &card.weights;
+    let file = if weights.file.is_empty() { "its weights" } else { &weights.file };
+    let on_request = match card.gated {
+        Known::Yes => ", handed out on request",
+        Known::No => "",
+        Known::Unclear => ", perhaps on request",
+    };
+    let first = format!("Get {file} from {} ({}{on_request}); then", weights.source, card.license);
+    match card.architecture.route {
+        Route::None => {
+            format!("{first} export it by its authors' code and give the file: --encoder FILE.onnx --card CARD.toml")
+        }
+        Route::Direct | Route::Torch => {
+            let id = &card.id;
+            format!("{first} scripts/export_onnx.py {id} --weights {file} -o {id}/ and --encoder {id}/")
+        }
+    }
+}
+
+/// The one model of a folder; beside `<id>.onnx` there may be others of its kind, `<id>.fp16.onnx`.
+fn model_in(folder: &Path) -> Result<PathBuf> {
+    let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", folder.display()));
+    let entries: Vec<PathBuf> =
+        folder.read_dir().map_err(failed)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)?;
+    let mut models: Vec<PathBuf> = entries.into_iter().filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
+    models.sort_by_key(|p| (p.as_os_str().len(), p.clone()));
+    let Some(first) = models.first() else {
+        return Err(Error::Encoder(format!("no .onnx file in {}", folder.display())));
+    };
+    let stem = format!("{}.", first.with_extension("").file_name().unwrap_or_default().to_string_lossy());
+    let kin = |p: &PathBuf| p.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&stem));
+    if let Some(other) = models.iter().find(|p| !kin(p)) {
+        return Err(Error::Encoder(format!(
+            "several models in {}: name the file, {} or {}",
+            folder.display(),
+            first.display(),
+            other.display()
         )));
     }
-    if !path.is_file() {
-        return Err(Error::Encoder(format!("no such file: {name}")));
-    }
+    Ok(first.clone())
+}
+
+fn open_file(path: &Path, card: Option<&Path>) -> Result<Available> {
+    let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", path.display()));
     let (sha256, bytes) = file_identity(path)?;
     let beside = path.with_extension("toml");
     let card_path = card.map(Path::to_path_buf).or_else(|| beside.is_file().then_some(beside));
@@ -75,7 +155,10 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
                 .map_err(|e| Error::Encoder(format!("cannot read the card {}: {e}", card_path.display())))?;
             Card::parse(&text)?
         }
-        None => super::onnx::describe(path)?,
+        None => match onnx_file::facts(path).map_err(failed)?.get(CARD_METADATA) {
+            Some(text) => Card::parse(text)?,
+            None => super::onnx::describe(path)?,
+        },
     };
     if !card.sha256.is_empty() && card.sha256 != sha256 {
         return Err(Error::Encoder(format!(
@@ -86,46 +169,48 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
     Ok(Available { card, model: Model::File(path.to_path_buf()), sha256, bytes })
 }
 
-/// The sha256 of an ONNX file; where files beside it hold its weights (external data: their names stand in the graph),
-/// the sha256 of the lines `<sha256> <name>` of all of them, the graph first, then by name. Also the size of all of them.
+/// The sha256 of an ONNX file; where files beside it hold its weights (external data), the sha256 of the lines
+/// `<sha256> <name>` of all of them, the graph first, then by name. Also the size of all of them. A model of the store that
+/// nobody touched since it came is not read again.
 pub(super) fn file_identity(path: &Path) -> Result<(String, u64)> {
-    let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", path.display()));
-    let graph = std::fs::read(path).map_err(failed)?;
-    let own = sha256(&graph);
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut external = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let other = entry.path() != path && entry.file_type().is_ok_and(|t| !t.is_dir());
-        if other && name.len() > 3 && holds(&graph, name.as_bytes()) {
-            external.push(name);
-        }
+    match store::identity(path) {
+        Some(stored) => Ok(stored),
+        None => hashed(path).map_err(|e| Error::Encoder(format!("cannot read {}: {e}", path.display()))),
     }
+}
+
+/// [`file_identity`], read anew.
+pub(super) fn hashed(path: &Path) -> std::io::Result<(String, u64)> {
+    let own = file_sha256(path)?;
+    let mut bytes = path.metadata()?.len();
+    let external = external_files(path)?;
     if external.is_empty() {
-        return Ok((own, graph.len() as u64));
+        return Ok((own, bytes));
     }
-    external.sort();
     let mut lines = format!("{own} graph\n");
-    let mut bytes = graph.len() as u64;
-    for name in external {
-        bytes += std::fs::metadata(directory.join(&name)).map_err(failed)?.len();
-        let hash = file_sha256(&directory.join(&name)).map_err(failed)?;
-        lines.push_str(&format!("{hash} {name}\n"));
+    for file in external {
+        bytes += file.metadata()?.len();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        lines.push_str(&format!("{} {name}\n", file_sha256(&file)?));
     }
     Ok((sha256(lines.as_bytes()), bytes))
 }
 
-fn holds(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some((first, rest)) = needle.split_first() else { return false };
-    let mut at = 0;
-    while let Some(found) = haystack[at..].iter().position(|b| b == first) {
-        at += found + 1;
-        if haystack[at..].starts_with(rest) {
-            return true;
+/// The files beside an ONNX file that hold its weights, by name.
+pub(super) fn external_files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let beside = |name: String| {
+        let plain = Path::new(&name).components().count() == 1 && Path::new(&name).file_name().is_some();
+        let file = directory.join(&name);
+        match file.is_file() {
+            _ if !plain => {
+                Err(std::io::Error::other(format!("its weights lie elsewhere ({name}): they must be beside it")))
+            }
+            false => Err(std::io::Error::other(format!("its weights are missing: {name} must be beside it"))),
+            true => Ok(file),
         }
-    }
-    false
+    };
+    onnx_file::facts(path)?.external.into_iter().map(beside).collect()
 }
 
 #[cfg(test)]
@@ -144,23 +229,10 @@ mod tests {
     fn unknown_names_and_broken_cards_are_told() {
         assert!(find("uni9", None).expect_err("unknown").to_string().contains("encoders list"));
         assert!(find("nowhere.onnx", None).expect_err("missing").to_string().contains("no such file"));
-        let broken = DEFAULT_CARD.replace("px = 224", "px = 2");
+        let (_, card) = CARDS.iter().find(|(id, _)| *id == DEFAULT_ID).expect("compiled in");
+        let broken = card.replace("px = 224", "px = 2");
         assert!(Card::parse(&broken).expect_err("refused").to_string().contains("2 px"));
-        let broken = DEFAULT_CARD.replace("pathology", "patology");
+        let broken = card.replace("pathology", "patology");
         assert!(Card::parse(&broken).expect_err("refused").to_string().contains("patology"));
-    }
-
-    #[test]
-    fn external_data_counts() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let model = directory.path().join("m.onnx");
-        std::fs::write(&model, b"..location..m.onnx.data..").expect("writes");
-        let alone = file_identity(&model).expect("reads");
-        std::fs::write(directory.path().join("m.onnx.data"), b"1").expect("writes");
-        let first = file_identity(&model).expect("reads");
-        std::fs::write(directory.path().join("m.onnx.data"), b"2").expect("writes");
-        let second = file_identity(&model).expect("reads");
-        assert!(alone.0 != first.0 && first.0 != second.0);
-        assert_eq!(first.1, alone.1 + 1);
     }
 }
