@@ -153,33 +153,46 @@ def cosines(a, b):
     return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
-def features(args):
+def grid_tiles(slide, path, limit):
+    """The grid of a feature file worked out anew, and tiles of it read by openslide: facts for the JSON, the file's features
+    of these tiles (None where it has not all), the tiles as pictures."""
     import h5py
-    import onnxruntime
     from PIL import Image
 
-    slide = open_slide(args.slide)
-    with h5py.File(args.features) as f:
-        got, coords = f["features"], f["coords"][:]
-        attributes = dict(f["coords"].attrs)
-        target_mpp = float(f.attrs["mpp_target"])
+    with h5py.File(path) as f:
+        coords, attributes = f["coords"][:], dict(f["coords"].attrs)
         tile_px = int(attributes["patch_size"])
-        level, downsample, reduction, side = footprint(slide, target_mpp, tile_px)
+        level, downsample, reduction, side = footprint(slide, float(f.attrs["mpp_target"]), tile_px)
         step = int(round((tile_px - int(attributes["overlap"])) * reduction * downsample))
         width, height = slide.dimensions
         grid = np.array([(x, y) for y in range(0, height, step) for x in range(0, width, step)], dtype=np.int64)
-        rows = np.unique(np.linspace(0, len(grid) - 1, min(args.limit, len(grid))).astype(int))
-        got = got[rows] if len(got) == len(grid) else None
+        rows = np.unique(np.linspace(0, len(grid) - 1, min(limit, len(grid))).astype(int))
+        got = f["features"][rows] if len(f["features"]) == len(grid) else None
+    facts = {
+        "tiles": len(grid),
+        "coords_equal": coords.dtype == np.int64 and coords.shape == grid.shape and bool((coords == grid).all()),
+        "patch_size_level0": side,
+        "compared": len(rows),
+    }
+    px = side // downsample
+
+    def read(row):
+        tile = rgb(slide.read_region(tuple(map(int, grid[row])), level, (px, px)))
+        return tile.resize((tile_px, tile_px), Image.Resampling.BILINEAR)
+
+    return facts, got, (read(row) for row in rows)
+
+
+def features(args):
+    import onnxruntime
+
+    result, got, tiles = grid_tiles(open_slide(args.slide), args.features, args.limit)
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
     card = read_card(session, args.model, args.card)
     rule, names = card["input"], card["output"]["name"]
     names = [names] if isinstance(names, str) else names
     wanted, torchvision = [], 0
-    for row in rows:
-        x, y = map(int, grid[row])
-        px = side // downsample
-        tile = rgb(slide.read_region((x, y), level, (px, px)))
-        tile = tile.resize((tile_px, tile_px), Image.Resampling.BILINEAR)
+    for tile in tiles:
         picture = fitted(tile, rule)
         if args.torch:
             other = fitted_by_torchvision(tile, rule)
@@ -188,12 +201,6 @@ def features(args):
         outputs = session.run(names, {session.get_inputs()[0].name: model_input(picture, rule)})
         wanted.append(pooled(outputs, card))
     wanted = np.array(wanted)
-    result = {
-        "tiles": len(grid),
-        "coords_equal": coords.dtype == np.int64 and coords.shape == grid.shape and bool((coords == grid).all()),
-        "patch_size_level0": side,
-        "compared": len(rows),
-    }
     if args.torch:
         result["torchvision_pixel_difference_max"] = torchvision
     if got is not None:
@@ -203,6 +210,7 @@ def features(args):
             "cosine_mean": float(cosine.mean()),
             "difference_max": float(np.abs(got.astype(np.float64) - wanted).max()),
             "value_max": float(np.abs(wanted).max()),
+            "cosine_of_different_tiles": float(cosines(wanted, np.roll(wanted, 1, 0)).mean()),
         }
     print(json.dumps(result))
 

@@ -6,21 +6,22 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{real_slide, root, run_to, script, script_json, text};
+use common::{files, real_slide, root, run_to, script, script_json, text};
 use serde_json::Value;
 
-/// Embeds the real slide without a tissue search, and compares the features with the reference's.
-fn compared(directory: &Path, model: &Path, id: &str, words: &[&str], limit: u32) -> Value {
+/// Embeds the real slide without a tissue search, and compares the features with those of the reference's `other` model.
+fn compared(directory: &Path, model: &Path, other: &Path, id: &str, words: &[&str]) -> Value {
     let (slide, out) = (real_slide(), directory.join(format!("out-{id}")));
     let command = ["embed", text(&slide), "-o", text(&out), "--tissue", "none", "--precision", "f32", "--no-overviews"];
     run_to(0, &[&command[..], &["--encoder", text(model)], words].concat());
-    let grids = fs::read_dir(&out).expect("there").map(|e| e.expect("readable").path());
-    let features = grids.map(|g| g.join(format!("features_{id}/CMU-1-Small-Region.h5"))).find(|f| f.is_file());
-    let features = features.expect("features");
-    let limit = limit.to_string();
-    let got = script_json("reference.py", &["features", text(&slide), text(&features), text(model), "--limit", &limit]);
-    println!("{id}: {got}");
-    assert_eq!(got["coords_equal"], true, "{id}: {got}");
+    let features = files(&out).into_iter().find(|f| f.ends_with(format!("features_{id}/CMU-1-Small-Region.h5")));
+    let features = out.join(features.expect("features"));
+    let got = script_json("reference.py", &["features", text(&slide), text(&features), text(other)]);
+    println!("{}: {got}", model.display());
+    assert!(
+        got["coords_equal"] == true && got["compared"] == got["tiles"] && got["tiles"].as_u64() >= Some(4),
+        "{got}"
+    );
     got
 }
 
@@ -54,12 +55,37 @@ fn resize_and_crop_are_torchvisions_to_the_byte() {
             .replace("dim = 1280", &format!("dim = {}", px * px * 3));
         fs::write(model.with_extension("toml"), card).expect("writes");
         let tile_px = tile_px.to_string();
-        let got = compared(directory.path(), &model, &id, &["--mag", "5", "--tile-px", &tile_px], 100);
-        assert!(got["compared"] == got["tiles"] && got["tiles"].as_u64() >= Some(4), "{id}: {got}");
+        let got = compared(directory.path(), &model, &model, &id, &["--mag", "5", "--tile-px", &tile_px]);
         assert!(got["difference_max"] == 0.0 && got["value_max"].as_f64() > Some(200.0), "{id}: {got}");
-        let contracts = directory.path().join(format!("out-{id}"));
-        let contract = common::files(&contracts).into_iter().find(|f| f.ends_with(format!("features_{id}.json")));
-        let contract = fs::read_to_string(contracts.join(contract.expect("a contract"))).expect("readable");
+        let out = directory.path().join(format!("out-{id}"));
+        let contract = files(&out).into_iter().find(|f| f.ends_with(format!("contracts/features_{id}.json")));
+        let contract = fs::read_to_string(out.join(contract.expect("a contract"))).expect("readable");
         assert_eq!(contract.contains(&format!("\"resize_px\": {resized}")), resized != px, "{contract}");
+    }
+}
+
+/// Graphs of scripts/export_onnx.py with random weights that every block shows in; against torch they are compared by
+/// scripts/check_parity.py. What float16 weights cost is printed.
+#[test]
+fn vision_transformers_give_what_onnxruntime_gives() {
+    for (kind, depth) in [("vit-s", "12"), ("vit-l", "2"), ("vit-h", "2")] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        script("make_parity_encoder.py", &[kind, text(directory.path()), "--depth", depth], b"");
+        let id = format!("{kind}-random");
+        let exported = |precision: &str| {
+            let (card, weights, out) = (at("card.toml"), at("weights.safetensors"), at(precision));
+            let words = [text(&card), "--weights", text(&weights), "-o", text(&out), "--precision", precision];
+            script("export_onnx.py", &words, b"");
+            let model = files(&out).into_iter().find(|f| f.extension().is_some_and(|e| e == "onnx"));
+            out.join(model.expect("a graph"))
+        };
+        let (whole, half) = (exported("fp32"), exported("fp16"));
+        let got = compared(directory.path(), &whole, &whole, &id, &["--mag", "2.5"]);
+        assert!(got["cosine_min"].as_f64() >= Some(0.9999), "{id}: {got}");
+        // A graph that lost a tile's content would pass that.
+        assert!(got["cosine_of_different_tiles"].as_f64() < Some(0.99), "{id}: {got}");
+        let got = compared(&at("half"), &half, &whole, &id, &["--mag", "2.5"]);
+        assert!(got["cosine_min"].as_f64() >= Some(0.9999), "{id} in fp16: {got}");
     }
 }

@@ -303,10 +303,10 @@ pub struct EmbedArgs {
     /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16
     #[arg(long, default_value_t = Precision::default(), value_name = "KIND", help_heading = "Encoder")]
     pub precision: Precision,
-    /// Also one vector a slide in slide_features_mean-<encoder>: the mean of its tiles' features
+    /// Also one vector a slide in slide_features_mean-ENCODER: the mean of its tiles' features
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Slide vectors")]
     pub slide_pooling: Option<SlidePooling>,
-    /// Also one vector a slide in slide_features_<id>: what this slide encoder makes of them; its card lies beside it
+    /// Also one vector a slide in slide_features_ID: what this slide encoder makes of them; its card lies beside it
     #[arg(long, value_name = "FILE.onnx|DIR", help_heading = "Slide vectors")]
     pub slide_encoder: Option<PathBuf>,
     /// What a tile is.
