@@ -216,6 +216,7 @@ pub(super) fn external_files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::card::{Mlp, Vit};
 
     #[test]
     fn the_default_is_what_its_card_says() {
@@ -223,6 +224,131 @@ mod tests {
         let Model::Embedded(bytes) = default.model else { panic!("compiled in") };
         assert_eq!(sha256(bytes), default.card.sha256);
         assert!(!default.card.pathology && default.card.note.contains("not a pathology model"));
+    }
+
+    /// Encoders of the registry that the cards were written from; variants add to them.
+    const REGISTRY: &[&str] = &[
+        "uni",
+        "uni2-h",
+        "virchow",
+        "virchow2",
+        "prov-gigapath",
+        "gigapath-flash",
+        "h-optimus-0",
+        "h-optimus-1",
+        "h0-mini",
+        "mettle",
+        "phikon",
+        "phikon-v2",
+        "hibou-b",
+        "hibou-l",
+        "kaiko-vits16",
+        "kaiko-vits8",
+        "kaiko-vitb16",
+        "kaiko-vitb8",
+        "kaiko-vitl14",
+        "midnight-12k",
+        "openmidnight",
+        "openpath",
+        "gpfm",
+        "mstar",
+        "keep",
+        "lunit-vits8",
+        "lunit-vits16",
+        "ctranspath",
+        "resnet50-clam",
+        "conch",
+        "conch-v1.5",
+        "musk",
+        "genbio-pathfm",
+        "rudolfv-2-s",
+        "rudolfv-2-b",
+        "rudolfv-2",
+        "phaet",
+        "mascaret",
+        "path-orchestra",
+        "crown",
+        "prost40m",
+        "sp22m",
+        "quiltnet-b32",
+        "plip",
+        "biomedclip",
+        "dinov2-l14",
+        "gemma4-e4b",
+        "gemma4-26b",
+    ];
+
+    /// Those whose licence text allows commercial use.
+    const COMMERCIAL: &[&str] = &[
+        "biomedclip",
+        "crown",
+        "dinov2-l14",
+        "efficientnet-lite0",
+        "h-optimus-0",
+        "hibou-b",
+        "hibou-l",
+        "keep",
+        "midnight-12k",
+        "midnight-12k-cls",
+        "openmidnight",
+        "openpath",
+        "quiltnet-b32",
+        "resnet50-clam",
+        "virchow",
+        "virchow-cls",
+    ];
+
+    /// Parameters of a vision transformer, in millions, from its numbers.
+    fn parameters(vit: &Vit) -> f64 {
+        let (width, hidden) = (vit.width, vit.hidden);
+        let first = if vit.mlp == Mlp::Swiglu { 2 * hidden } else { hidden };
+        let grid = (vit.positions_px / vit.patch).pow(2) as usize;
+        let patch = 3 * (vit.patch * vit.patch) as usize * width + width;
+        let tokens = (1 + vit.registers + vit.prefix_positions + grid) * width;
+        let norms = 4 * width + if vit.layer_scale { 2 * width } else { 0 };
+        let attention = 4 * width * width + 4 * width;
+        let mlp = width * first + first + hidden * width + width;
+        (patch + tokens + vit.depth * (norms + attention + mlp) + 2 * width) as f64 / 1e6
+    }
+
+    #[test]
+    fn every_card_is_whole() {
+        let cards = cards().expect("all of them parse");
+        let ids: Vec<&str> = cards.iter().map(|card| card.id.as_str()).collect();
+        for id in REGISTRY {
+            assert!(ids.contains(id), "{id} has no card");
+        }
+        let mut names: Vec<&str> =
+            cards.iter().flat_map(|c| c.aliases.iter().chain([&c.id])).map(String::as_str).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name stands twice: {names:?}");
+        for ((file, _), card) in CARDS.iter().zip(&cards) {
+            let id = &card.id;
+            assert_eq!(file, id, "the file's name is the id");
+            assert!(!card.name.is_empty() && !card.license.is_empty(), "{id}");
+            assert!(card.weights.source.starts_with("https://"), "{id}: {}", card.weights.source);
+            assert_eq!(card.commercial_use == Known::Yes, COMMERCIAL.contains(&&**id), "{id}: commercial use");
+            assert!(card.pathology || card.note.contains("not a pathology model"), "{id}");
+            assert!(card.tile.px >= card.input.px && card.input.resized_px() >= card.input.px, "{id}");
+            let variant = REGISTRY.iter().any(|base| *base != id && id.starts_with(&format!("{base}-")));
+            assert!(!variant || !card.note.is_empty(), "{id}: how does it differ?");
+            if let Some(vit) = &card.architecture.vit {
+                let (computed, stated) = (parameters(vit), card.architecture.params_m);
+                assert!((computed / stated - 1.0).abs() < 0.03, "{id}: {computed:.1} million parameters, not {stated}");
+            }
+            assert!(card.architecture.route != Route::None || id == DEFAULT_ID || !card.note.is_empty(), "{id}");
+        }
+    }
+
+    #[test]
+    fn aliases_lead_to_their_card_and_absent_models_to_a_way() {
+        assert_eq!(known("uni_v2").expect("parses").map(|card| card.id), Some("uni2-h".into()));
+        assert_eq!(known("uni9").expect("parses"), None);
+        let card = known("uni").expect("parses").expect("known");
+        let way = how_to_get(&card);
+        assert!(way.contains("scripts/export_onnx.py uni --weights pytorch_model.bin -o uni/"), "{way}");
+        let way = how_to_get(&known("musk").expect("parses").expect("known"));
+        assert!(way.contains("--card"), "{way}");
     }
 
     #[test]

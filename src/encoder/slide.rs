@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn other_features_are_refused_and_other_tiles_told() {
         let card = SlideCard::parse(CARD).expect("a card");
-        let mut encoder = super::super::registry::cards().expect("compiled in").remove(0);
+        let mut encoder = super::super::registry::known("efficientnet-lite0").expect("parses").expect("known");
         let error = card.check(&encoder).expect_err("another encoder").to_string();
         assert!(error.contains("features of uni2-h, these are of efficientnet-lite0"), "{error}");
         encoder.aliases.push("uni2-h".into());
