@@ -129,7 +129,7 @@ def compare(what, got, wanted):
     centred = cosines(got - mean, wanted - mean)
     figures = {"cosine_min": plain.min(), "cosine_mean": plain.mean(), "centred_min": centred.min()}
     figures |= {"difference_max": np.abs(got.astype(np.float64) - wanted).max()}
-    print(f"  {what:<28}" + "  ".join(f"{k} {v:.7f}" for k, v in figures.items()), flush=True)
+    print(f"  {what:<30}" + "  ".join(f"{k} {v:.7f}" for k, v in figures.items()), flush=True)
     return float(plain.min())
 
 
