@@ -10,14 +10,18 @@ Those of route 'torch' need scripts/requirements-torch.txt.
 
 Written to the folder: <id>.onnx, for large models <id>.onnx.data, and the card <id>.toml with the file's sha256 and how it
 was checked. The same weights and card give the same bytes. The graph takes uint8 `image` [batch, px, px, 3] and gives float32
-`embedding` [batch, dim]; normalisation and pooling are inside. With --precision fp16 the files are <id>.fp16.onnx and so on.
+`embedding` [batch, dim]; normalisation and pooling are inside. With --precision fp16 or int8 the files are <id>.fp16.onnx and
+so on, which `paraffin embed --precision-compute fp16` takes; the card says how far their embeddings are from fp32's. int8 is for
+processors: weights and activations of the matrix products become 8-bit numbers (onnxruntime's dynamic quantisation).
 
 Licences: a converted file is a copy of the weights; what their licence says of copies holds for it.
 """
 
 import argparse
 import hashlib
+import logging
 import os
+import shutil
 import sys
 import tempfile
 import tomllib
@@ -77,6 +81,17 @@ def identity(path):
     return hashlib.sha256(f"{own} graph\n{weights_file.sha256(data)} {data.name}\n".encode()).hexdigest()
 
 
+def quantised(fp32, path):
+    """The int8 form of a graph: weights by column, with 7 bits (as processors without VNNI would overflow), activations as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # it recommends a preparation that these graphs do not need
+    quantize_dynamic(
+        fp32, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"],
+        use_external_data_format=fp32.with_name(fp32.name + ".data").exists(), extra_options={"DefaultTensorType": 1},
+    )
+
+
 def build(card, tensors, precision, attention, folder, name):
     """Builds the graph and writes it to the folder."""
     vit = card["architecture"]["vit"]
@@ -118,15 +133,18 @@ def compared(mine, theirs):
     return float(np.abs(mine - theirs).max()), float(cosine.min())
 
 
-def verified(card, state, path, precision):
-    """Runs the file, compares it with timm where torch and timm are installed, and says what was seen."""
+def verified(card, state, path, precision, fp32):
+    """Runs the file, compares it with its fp32 form and with timm where torch and timm are installed, and says what was seen."""
     pixels = probes(card["input"]["px"])
-    got = run(path, pixels)
+    got = run(path, pixels, 1 if precision == "int8" else 2)
     if got.shape != (len(pixels), card["output"]["dim"]):
         raise Unreadable(f"the graph gives {got.shape[1]} values, the card says {card['output']['dim']}")
     if not np.isfinite(got).all() or np.ptp(got, axis=0).max() == 0:
         raise Unreadable("the graph gives infinite, missing or constant values")
-    said = f"{precision} weights; runs in ONNX Runtime, values finite"
+    said = f"{precision}; runs in ONNX Runtime, values finite"
+    if fp32:
+        difference, cosine = compared(got, run(fp32, pixels))
+        said += f"; {len(pixels)} tiles against fp32: largest difference {difference:.1e}, least cosine {cosine:.7f}"
     if card["architecture"].get("head") or state is None:
         return said
     try:
@@ -138,7 +156,7 @@ def verified(card, state, path, precision):
         return f"{said}; not compared with its source: no torch and timm here"
     theirs = export_torch.timm_vit(card, state)(torch.from_numpy(pixels)).numpy()
     difference, cosine = compared(got, theirs)
-    if cosine < 0.9999:
+    if cosine < (0.9 if precision == "int8" else 0.9999):
         raise Unreadable(f"the graph does not agree with timm {timm.__version__}: least cosine {cosine:.6f}")
     versions = f"timm {timm.__version__}, torch {torch.__version__}"
     return f"{said}; {len(pixels)} tiles against {versions}: largest difference {difference:.1e}, least cosine {cosine:.7f}"
@@ -149,7 +167,7 @@ def main():
     parser.add_argument("encoder", metavar="ENCODER", help="id of a card in models/, or a card (.toml)")
     parser.add_argument("--weights", type=Path, required=True, help="the downloaded file: .safetensors, .bin, .pth, .pt")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
     parser.add_argument("--attention", choices=["mha", "plain"], default="mha",
                         help="mha: ONNX Runtime's own operator; plain: standard ones, for other runtimes and TensorRT")
     parser.add_argument("--allow-other-weights", action="store_true", help="weights whose sha256 is not the card's")
@@ -165,24 +183,34 @@ def main():
     if known and digest != known and not options.allow_other_weights:
         sys.exit(f"export: {options.weights.name} has the sha256 {digest}, the card of '{card['id']}' says {known}: another "
                  "version or a damaged download; --allow-other-weights takes it all the same")
-    suffix = ".fp16" if options.precision == "fp16" else ""
+    suffix = "" if options.precision == "fp32" else f".{options.precision}"
     name = f"{card['id']}{suffix}.onnx"
-    card = {"id": card["id"]} | card | {"file": name, "sha256": "", "verified": ""}
+    card = {"id": card["id"]} | card | {"file": name, "sha256": "", "compute": options.precision, "verified": ""}
     card["weights"] = card.get("weights", {}) | {"sha256": digest}
     options.out.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: files are moved to their names when the last check has passed.
     with tempfile.TemporaryDirectory(dir=options.out, prefix=".export-") as temporary:
         folder = Path(temporary)
         try:
-            if route == "direct":
-                tensors = weights_file.read(options.weights)
-                state = build(card, tensors, options.precision, options.attention, folder, name)
-            else:
-                import export_torch
+            reference = folder / "fp32" / "fp32.onnx" if options.precision != "fp32" else None
+            for precision, path in [("fp32", reference), (options.precision, folder / name)]:
+                if path is None:
+                    continue
+                path.parent.mkdir(exist_ok=True)
+                if precision == "int8":
+                    quantised(reference, path)
+                elif route == "direct":
+                    tensors = weights_file.read(options.weights)
+                    state = build(card, tensors, precision, options.attention, path.parent, path.name)
+                    del tensors
+                else:
+                    import export_torch
 
-                state = None
-                export_torch.export(card, options.weights, options.precision, folder / name, {"paraffin.card": toml(card)})
-            said = verified(card, state, folder / name, options.precision)
+                    state = None
+                    export_torch.export(card, options.weights, precision, path, {"paraffin.card": toml(card)})
+            said = verified(card, state, folder / name, options.precision, reference)
+            if reference:
+                shutil.rmtree(reference.parent)
         except ImportError as e:
             sys.exit(f"export: '{card['id']}' is exported by torch, and {e.name} is missing: use a Python with scripts/requirements-torch.txt")
         except Unreadable as e:

@@ -3,6 +3,8 @@
 
   make_test_encoder.py OUT.onnx              an encoder: float32 NCHW in, two convolutions, global average pool, 24 values
   make_test_encoder.py OUT.onnx --pixels PX  an encoder whose embedding is its input: uint8 NHWC of PX px in
+  make_test_encoder.py OUT.onnx --tokens     an encoder of two outputs: `tokens`, float16 [batch, 18, 24], of which the first two are
+                                             no picture's, and `pooled`, float32 [batch, 24]
   make_test_encoder.py OUT.onnx --slide DIM  a slide encoder, gated attention over all tiles (Ilse et al. 2018): features
                                              [1, N, DIM], coords [1, N, 2] and patch_size_lv0 in, 16 values; with its card
 """
@@ -14,16 +16,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def save(path, nodes, inputs, output, weights):
+def save(path, nodes, inputs, outputs, weights):
+    outputs = outputs if isinstance(outputs, list) else [outputs]
     graph = helper.make_graph(
-        nodes, "test", inputs, [output], [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
+        nodes, "test", inputs, outputs, [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def encoder(path):
+def encoder(path, tokens=False):
     random = np.random.default_rng(7)
     weights = {
         "w1": random.normal(0, 0.2, (16, 3, 5, 5)),
@@ -38,13 +41,25 @@ def encoder(path):
         helper.make_node("GlobalAveragePool", ["c2"], ["p"]),
         helper.make_node("Flatten", ["p"], ["embedding"]),
     ]
-    save(
-        path,
-        nodes,
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 128, 128])],
-        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 24]),
-        {k: v.astype(np.float32) for k, v in weights.items()},
-    )
+    values = {k: v.astype(np.float32) for k, v in weights.items()}
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 24])]
+    if tokens:
+        # The 15 x 15 of the second convolution become 4 x 4, and two more tokens come before them.
+        nodes[-1:] = [
+            helper.make_node("Flatten", ["p"], ["pooled"]),
+            helper.make_node("AveragePool", ["c2"], ["a"], kernel_shape=[3, 3], strides=[4, 4]),
+            helper.make_node("Flatten", ["a"], ["f"]),
+            helper.make_node("Concat", ["f", "pooled", "f0"], ["flat"], axis=1),
+            helper.make_node("Reshape", ["flat", "shape"], ["mixed"]),
+            helper.make_node("Cast", ["mixed"], ["tokens"], to=TensorProto.FLOAT16),
+        ]
+        nodes.insert(-3, helper.make_node("Mul", ["pooled", "three"], ["f0"]))
+        values |= {"shape": np.int64([-1, 18, 24]), "three": np.float32([3])}
+        outputs = [
+            helper.make_tensor_value_info("tokens", TensorProto.FLOAT16, ["batch", 18, 24]),
+            helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["batch", 24]),
+        ]
+    save(path, nodes, [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 128, 128])], outputs, values)
 
 
 def pixels(path, px):
@@ -118,6 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("--pixels", type=int, metavar="PX")
+    parser.add_argument("--tokens", action="store_true")
     parser.add_argument("--slide", type=int, metavar="DIM")
     args = parser.parse_args()
     if args.pixels:
@@ -125,7 +141,7 @@ def main():
     elif args.slide:
         slide(args.out, args.slide)
     else:
-        encoder(args.out)
+        encoder(args.out, args.tokens)
 
 
 if __name__ == "__main__":

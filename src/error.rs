@@ -47,6 +47,9 @@ pub enum Error {
     /// The encoder's model or card is unusable.
     #[error("encoder: {0}")]
     Encoder(String),
+    /// A card's memory does not do for what was to be computed.
+    #[error("encoder: out of memory on the card: {0}")]
+    DeviceMemory(String),
     /// The tissue mask could not be made or read.
     #[error("tissue: {0}")]
     Tissue(String),
@@ -88,7 +91,7 @@ impl Error {
             Error::Block { .. } => "block",
             Error::Read(_) => "read",
             Error::Library(_) => "library",
-            Error::Encoder(_) => "encoder",
+            Error::Encoder(_) | Error::DeviceMemory(_) => "encoder",
             Error::Tissue(_) => "tissue",
             Error::Write { .. } => "write",
             Error::Output(_) => "output",

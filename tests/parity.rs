@@ -64,6 +64,45 @@ fn resize_and_crop_are_torchvisions_to_the_byte() {
     }
 }
 
+/// Two outputs, one of them float16 tokens that paraffin pools: all three poolings, either order.
+#[test]
+fn tokens_and_several_outputs_become_one_embedding() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let card = fs::read_to_string(root().join("models/efficientnet-lite0.toml")).expect("readable");
+    let card: String = card.lines().filter(|l| !l.starts_with("sha256")).map(|l| l.to_string() + "\n").collect();
+    let card = card.replace("\"nhwc\"", "\"nchw\"").replace("\"uint8\"", "\"float32\"").replace("px = 224", "px = 128");
+    for (names, pooling, dim) in [
+        (r#"["pooled", "tokens"]"#, "cls+mean", 72),
+        (r#"["tokens", "pooled"]"#, "mean", 48),
+        (r#""tokens""#, "cls", 24),
+        (r#""tokens""#, "cls+mean", 48),
+    ] {
+        let id = format!("tokens-{}-{dim}", pooling.replace('+', "-"));
+        let model = directory.path().join(format!("{id}.onnx"));
+        script("make_test_encoder.py", &[text(&model), "--tokens"], b"");
+        let card = card
+            .replacen("efficientnet-lite0\"", &format!("{id}\""), 1)
+            .replace("name = \"embedding\"", &format!("name = {names}\nprefix_tokens = 2"))
+            .replace("global average pool", pooling)
+            .replace("dim = 1280", &format!("dim = {dim}"));
+        fs::write(model.with_extension("toml"), &card).expect("writes");
+        let got = compared(directory.path(), &model, &model, &id, &["--mag", "5", "--batch-size", "3"]);
+        assert!(got["cosine_min"].as_f64() >= Some(0.999_999), "{id}: {got}");
+        assert!(got["cosine_of_different_tiles"].as_f64() < Some(0.999), "{id}: {got}");
+        for (wrong, why) in [
+            (card.replace(&format!("dim = {dim}"), "dim = 25"), "gives"),
+            (card.replace(&format!("pooling = \"{pooling}\""), "pooling = \"gem\""), "cls, mean or cls+mean"),
+            (card.replace("prefix_tokens = 2", "prefix_tokens = 18"), "come before those of the picture"),
+        ] {
+            fs::write(model.with_extension("toml"), wrong).expect("writes");
+            let out = directory.path().join("refused");
+            let slide = common::real_slide();
+            let said = common::run_to(1, &["embed", text(&slide), "-o", text(&out), "--encoder", text(&model)]);
+            assert!(said.contains(why), "{id}: {said}");
+        }
+    }
+}
+
 /// Graphs of scripts/export_onnx.py with random weights that every block shows in; against torch they are compared by
 /// scripts/check_parity.py. What float16 weights cost is printed.
 #[test]

@@ -27,7 +27,7 @@ def vit_s(context):
 
 def waited(context):
     """The share of their time that the encoders waited for tiles, as the run says it."""
-    return float(re.search(r"waited for tiles ([0-9.]+) %", (context.temporary / "paraffin.log").read_text())[1])
+    return float(re.search(r"encoders for tiles ([0-9.]+) %", (context.temporary / "paraffin.log").read_text())[1])
 
 
 def batch(context):

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::encoder::card::Card;
-use crate::encoder::onnx::Device;
+use crate::encoder::card::{Card, Compute};
+use crate::encoder::device::{Device, Devices};
 use crate::encoder::registry::DEFAULT_ID;
 use crate::encoder::slide;
 use crate::error::{Error, Result};
@@ -127,10 +127,13 @@ pub enum EncodersCommand {
         /// The model's card [default: beside it, or in it]
         #[arg(long, value_name = "TOML")]
         card: Option<PathBuf>,
-        /// Where to compute: cpu, cuda, cuda:N
+        /// The model that computes in this precision: fp32, fp16, bf16, int8
+        #[arg(long, value_name = "KIND")]
+        precision_compute: Option<Compute>,
+        /// Where to compute: cpu, cuda, cuda:N, tensorrt, tensorrt:N
         #[arg(long, default_value_t = Device::Cpu, value_name = "DEVICE")]
         device: Device,
-        /// Tiles in a batch [default: 1, on cuda 64]
+        /// Tiles in a batch [default: 1, on a card 64]
         #[arg(long, value_name = "N")]
         batch_size: Option<NonZeroUsize>,
         /// Threads that compute [default: all cores]
@@ -291,13 +294,24 @@ pub struct EmbedArgs {
     /// Card of the ONNX file, where it does not lie beside it
     #[arg(long, value_name = "TOML", help_heading = "Encoder")]
     pub card: Option<PathBuf>,
-    /// Where the encoder computes: cpu, cuda, cuda:N
+    /// The model that computes in this precision: fp32, fp16, bf16, int8. Another precision is another model file
+    /// (ID.fp16.onnx), whose card says how far it is from fp32 [default: the model as it is]
+    #[arg(long, value_name = "KIND", help_heading = "Encoder")]
+    pub precision_compute: Option<Compute>,
+    /// Where the encoder computes: cpu, cuda, cuda:N, several cards as cuda:0,1; tensorrt likewise
     #[arg(long, value_name = "DEVICE", help_heading = "Encoder")]
-    pub device: Option<Device>,
-    /// The same as in TRIDENT and CLAM: number of the NVIDIA card, -1 for the processor
-    #[arg(long, value_name = "N", conflicts_with = "device", allow_negative_numbers = true, help_heading = "Encoder")]
-    pub gpus: Option<i32>,
-    /// Tiles in a batch [default: 1 on cpu, 64 on cuda]
+    pub device: Option<Devices>,
+    /// The same as in TRIDENT and CLAM: numbers of the NVIDIA cards, as 0 or 0,1; -1 for the processor
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "device",
+        allow_negative_numbers = true,
+        value_delimiter = ',',
+        help_heading = "Encoder"
+    )]
+    pub gpus: Vec<i32>,
+    /// Tiles in a batch [default: 1 on cpu, 64 on a card]
     #[arg(long, value_name = "N", help_heading = "Encoder")]
     pub batch_size: Option<usize>,
     /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16
@@ -336,10 +350,19 @@ impl EmbedArgs {
     }
 
     /// Where the encoder computes.
-    #[must_use]
-    pub fn device(&self) -> Device {
-        let by_gpus = self.gpus.map(|n| u32::try_from(n).map_or(Device::Cpu, Device::Cuda));
-        self.device.or(by_gpus).unwrap_or_default()
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for card numbers that cannot be.
+    pub fn devices(&self) -> Result<Devices> {
+        match (&self.device, &self.gpus[..]) {
+            (Some(devices), _) => Ok(devices.clone()),
+            (None, [] | [-1]) => Ok(Devices::default()),
+            (None, numbers) => {
+                let cards = numbers.iter().map(|n| u32::try_from(*n).map_err(|_| format!("{n} is no card number")));
+                let cards = cards.collect::<Result<Vec<_>, _>>().and_then(|cards| Devices::cuda(&cards));
+                cards.map_err(|why| Error::Usage(format!("--gpus: {why}")))
+            }
+        }
     }
 }
 
@@ -407,11 +430,11 @@ mod tests {
         let options = args.tiles.options(&card, 0).expect("fits").tiling;
         assert_eq!((options.target_mpp, options.tile_px, options.overlap_px), (1.0, 256, 32));
         assert_eq!(options.min_tissue_fraction, 0.5);
-        assert_eq!(args.device(), Device::Cpu);
+        assert!(args.devices().expect("the processor").is_cpu());
         let Command::Embed(args) = Cli::parse_from("paraffin embed a.svs -o out --gpus 1".split(' ')).command else {
             panic!("embed")
         };
-        assert_eq!(args.device(), Device::Cuda(1));
+        assert_eq!(args.devices().expect("a card").as_slice(), [Device::Cuda(1)]);
         let options = args.tiles.options(&card, 0).expect("fits").tiling;
         assert_eq!((options.target_mpp, options.tile_px), (card.tile.mpp, card.tile.px));
     }
@@ -424,6 +447,11 @@ mod tests {
         assert!(parse("paraffin embed a.svs -o out --mag 20 --target-mpp 0.5").is_err());
         assert!(parse("paraffin embed a.svs -o out --device gpu").is_err());
         assert!(parse("paraffin embed a.svs -o out --tissue otus").is_err());
+        assert!(parse("paraffin embed a.svs -o out --precision-compute half").is_err());
+        let Command::Embed(args) = Cli::parse_from("paraffin embed a.svs -o out --gpus 0,-1".split(' ')).command else {
+            panic!("embed")
+        };
+        assert!(args.devices().expect_err("no card").to_string().contains("-1 is no card number"));
         let Command::Tiles(args) = Cli::parse_from("paraffin tiles a.svs -o out --mag 0".split(' ')).command else {
             panic!("tiles")
         };

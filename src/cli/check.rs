@@ -1,7 +1,6 @@
 //! `paraffin encoders check`: loads a model and runs known tiles through it.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,10 @@ use serde_json::json;
 
 use super::encoders::to_json;
 use crate::encoder::Encoder;
-use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
-use crate::encoder::registry;
+use crate::encoder::device::Device;
+use crate::encoder::library;
+use crate::encoder::onnx::{OnnxModel, SessionOptions};
+use crate::encoder::registry::Available;
 use crate::error::{Error, Result};
 
 /// How to check.
@@ -30,13 +31,12 @@ const LEAST_COSINE: f64 = 0.9999;
 ///
 /// # Errors
 /// [`Error::Encoder`] and [`Error::Library`] where it cannot be loaded or run.
-pub fn run(name: &str, card: Option<&Path>, options: Options) -> Result<ExitCode> {
-    let encoder = registry::find(name, card)?;
+pub fn run(encoder: &Available, options: Options) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or(cores, NonZeroUsize::get);
     let batch = options.batch.map_or(if options.device == Device::Cpu { 1 } else { 64 }, NonZeroUsize::get);
     let start = Instant::now();
-    let model = OnnxModel::open(&encoder, SessionOptions { device: options.device, threads, batch })?;
+    let model = OnnxModel::open(encoder, SessionOptions { device: options.device, threads, batch })?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut session = model.encoder();
     let px = encoder.card.input.px as usize;
@@ -54,7 +54,7 @@ pub fn run(name: &str, card: Option<&Path>, options: Options) -> Result<ExitCode
     if options.json {
         let facts = json!({
             "id": card.id, "sha256": encoder.sha256, "model_bytes": encoder.bytes, "dim": card.output.dim,
-            "device": options.device.to_string(), "onnxruntime": onnx::version()?, "threads": threads, "batch": batch,
+            "device": options.device.to_string(), "compute": card.compute, "onnxruntime": library::version()?, "threads": threads, "batch": batch,
             "load_seconds": load_seconds, "tiles_per_second": rate, "peak_memory_bytes": peak_memory(),
             "finite": finite, "distinct": distinct, "batch_place_max_difference": difference,
             "batch_place_min_cosine": least, "verified": card.verified, "usable": fine,
@@ -62,7 +62,7 @@ pub fn run(name: &str, card: Option<&Path>, options: Options) -> Result<ExitCode
         out!("{}", to_json(&facts)?);
     } else {
         out!("{} ({}), {:.1} MB, sha256 {}", card.id, card.name, encoder.bytes as f64 / 1e6, encoder.sha256);
-        out!("  on {}, ONNX Runtime {}: loaded in {load_seconds:.2} s", options.device, onnx::version()?);
+        out!("  on {}, ONNX Runtime {}: loaded in {load_seconds:.2} s", options.device, library::version()?);
         out!("  {} values a tile of {px} px: {}", card.output.dim, if finite { "finite" } else { "NOT finite" });
         out!(
             "  {} different tiles: {}",

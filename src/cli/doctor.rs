@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use crate::encoder::Encoder;
-use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
+use crate::encoder::device::Device;
+use crate::encoder::library;
+use crate::encoder::onnx::{OnnxModel, SessionOptions};
 use crate::encoder::registry::{self, DEFAULT_ID};
 use crate::slide::openslide;
 
@@ -14,11 +16,13 @@ pub fn run() -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     out!("cores         {cores}");
     let mut works = true;
-    match (onnx::version(), onnx::path()) {
+    match (library::version(), library::path()) {
         (Ok(version), Ok(path)) => {
             out!("ONNX Runtime  {version} (\"{}\")", path.display());
             works &= tell("cpu", try_device(Device::Cpu));
-            tell("cuda", try_device(Device::Cuda(0)));
+            if !tell("cuda", try_device(Device::Cuda(0))) {
+                library::cuda_lacks().iter().for_each(|what| out!("              {what}"));
+            }
         }
         (Err(e), _) | (_, Err(e)) => {
             out!("ONNX Runtime  missing: {e}");
@@ -42,9 +46,12 @@ fn tell(name: &str, result: Result<(), String>) -> bool {
 
 /// Embeds a white tile with the default encoder.
 fn try_device(device: Device) -> Result<(), String> {
-    let encoder = registry::find(DEFAULT_ID, None).map_err(|e| e.to_string())?;
+    let encoder = registry::find(DEFAULT_ID, None, None).map_err(|e| e.to_string())?;
     let options = SessionOptions { device, threads: 1, batch: 1 };
-    let mut session = OnnxModel::open(&encoder, options).map_err(|e| e.to_string())?.encoder();
+    let told = |e: crate::Error| {
+        e.to_string().replace(" ('paraffin doctor' tells what is missing; --device cpu works without)", "")
+    };
+    let mut session = OnnxModel::open(&encoder, options).map_err(told)?.encoder();
     let px = encoder.card.input.px as usize;
     let mut out = Vec::new();
     session.embed(&vec![255; px * px * 3], 1, &mut out).map_err(|e| e.to_string())?;

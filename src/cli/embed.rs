@@ -1,28 +1,29 @@
 //! `paraffin embed`: the whole job.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::args::{EmbedArgs, ProgressKind};
 use super::session::{Session, Start};
-use crate::encoder::Encoder;
-use crate::encoder::onnx::{self, Device, OnnxModel, SessionOptions};
-use crate::encoder::registry;
-use crate::error::Result;
+use crate::encoder::card::{Card, Compute};
+use crate::encoder::crew;
+use crate::encoder::device::Devices;
+use crate::encoder::library;
+use crate::encoder::registry::{self, Available};
+use crate::error::{Error, Result};
 use crate::job::summary::plural;
 use crate::job::{Job, JobOptions, VectorsMade};
 use crate::pipeline::{self, Hooks, Staffing};
-
-/// Largest model of which several tiles are computed side by side.
-const SIDE_BY_SIDE_BYTES: u64 = 512 << 20;
 
 /// Runs the command.
 ///
 /// # Errors
 /// What keeps the run from starting or ends all of it; a slide's own failure is in the table and the exit code.
 pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
-    let encoder = registry::find(&args.encoder, args.card.as_deref())?;
+    let encoder = registry::find(&args.encoder, args.card.as_deref(), args.precision_compute)?;
     let options = args.tiles.options(&encoder.card, args.run.allow_failed_tiles)?;
-    let device = args.device();
+    let devices = args.devices()?;
+    let batch = batch_size(args, &devices, &encoder)?;
     let job = Job::new(
         options,
         JobOptions {
@@ -31,7 +32,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             precision: args.precision,
             slide_level: args.slide_level()?,
             overviews: !args.run.no_overviews,
-            device: device.to_string(),
+            device: devices.to_string(),
         },
     )?;
     let (session, job) = match Session::start(&args.slides, &args.run, job)? {
@@ -42,21 +43,23 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     let threads = args.run.threads();
     let note = if card.pathology || card.note.is_empty() { String::new() } else { format!(" ({})", card.note) };
     if session.has_tiles() {
-        session.say(&format!("encoder {}{note} on {device}, {} values a tile", card.id, card.output.dim));
+        session.say(&format!("encoder {}{note} on {devices}, {} values a tile", card.id, card.output.dim));
+        if let Some(compute) = card.compute.filter(|c| *c != Compute::Fp32) {
+            session.say(&format!("computes in {compute}; {}", fidelity(card)));
+        }
     }
-    // A model computes several tiles side by side, a thread each, which is the fastest on a processor; a large one one
-    // batch after the other with all cores, or each thread's intermediate values would lie in memory.
-    let (encoders, model_threads) = match device {
-        Device::Cpu if encoder.bytes <= SIDE_BY_SIDE_BYTES => (threads, 1),
-        Device::Cpu => (1, threads),
-        Device::Cuda(_) => (1, 1),
-    };
-    let batch = batch_size(args, device);
-    let staffing = Staffing { readers: threads, encoders, batch };
+    let staffing = Staffing { readers: threads, encoders: crew::most(&devices, threads), batch };
+    let tell = session.teller();
     let open_encoders = || {
-        let model = OnnxModel::open(&encoder, SessionOptions { device, threads: model_threads, batch })?;
-        job.begin(Some(onnx::version()?))?;
-        Ok((0..encoders).map(|_| Box::new(model.encoder()) as Box<dyn Encoder>).collect())
+        let halved = tell.clone();
+        let halved = move |device, tiles| {
+            halved
+                .line(&format!("{device}: out of memory; {tiles} tiles at a time from now on (--batch-size {tiles})"));
+        };
+        let encoders =
+            crew::open(&encoder, &devices, threads, batch, &|text| tell.line(text), &(Arc::new(halved) as _))?;
+        job.begin(Some(library::version()?))?;
+        Ok(encoders)
     };
     let slides = session.slides().to_vec();
     let mut vectors = Vec::new();
@@ -73,7 +76,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
         };
         if specs.is_empty() {
             // Only vectors are missing, of features that lie there; their mean needs no model.
-            job.begin(onnx::version().ok())?;
+            job.begin(library::version().ok())?;
         } else {
             pipeline::run(specs, job.options(), &card.input, open_encoders, staffing, &hooks, meter, stop)?;
         }
@@ -98,11 +101,21 @@ fn tell_vectors(vectors: &VectorsMade) {
     eprintln!("{line}");
 }
 
-fn batch_size(args: &EmbedArgs, device: Device) -> usize {
-    let default = match device {
-        // Measured: the smallest batch stays in the cache of a single-threaded session (benches/RESULTS.md).
-        Device::Cpu => 1,
-        Device::Cuda(_) => 64,
-    };
-    args.batch_size.unwrap_or(default).clamp(1, 4096)
+/// What is known of a model's distance from its source.
+fn fidelity(card: &Card) -> &str {
+    if card.verified.is_empty() { "how far that is from fp32 is not on record" } else { &card.verified }
+}
+
+fn batch_size(args: &EmbedArgs, devices: &Devices, encoder: &Available) -> Result<usize> {
+    let int8 = encoder.card.compute == Some(Compute::Int8);
+    if int8 && (!devices.is_cpu() || args.batch_size.is_some_and(|n| n > 1)) {
+        return Err(Error::Usage(
+            "int8 models take their scale from all tiles of a batch, so that an embedding would depend on its neighbours: \
+             they run on cpu in batches of 1"
+                .into(),
+        ));
+    }
+    // Measured: the smallest batch stays in the cache of a single-threaded session (benches/RESULTS.md).
+    let default = if devices.is_cpu() { 1 } else { 64 };
+    Ok(args.batch_size.unwrap_or(default).clamp(1, 4096))
 }

@@ -24,19 +24,19 @@ pub fn run(command: &EncodersCommand) -> Result<ExitCode> {
             add(encoder, weights.as_deref(), card.as_deref(), *replace)?;
         }
         EncodersCommand::Remove { id } => {
-            store::remove(id)?;
-            out!("{id} removed");
+            out!("{} removed", store::remove(id)?.join(", "));
         }
-        EncodersCommand::Check { encoder, card, device, batch_size, threads, json } => {
+        EncodersCommand::Check { encoder, card, precision_compute, device, batch_size, threads, json } => {
+            let found = registry::find(encoder, card.as_deref(), *precision_compute)?;
             let options = check::Options { device: *device, batch: *batch_size, threads: *threads, json: *json };
-            return check::run(encoder, card.as_deref(), options);
+            return check::run(&found, options);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn is_here(card: &Card) -> bool {
-    card.id == DEFAULT_ID || store::folder(&card.id).is_some()
+    card.id == DEFAULT_ID || store::folder(&card.id, None).is_some()
 }
 
 /// All cards: those the program knows, then those that only the store has.
@@ -44,7 +44,7 @@ fn all() -> Result<Vec<Card>> {
     let mut cards = registry::cards()?;
     for id in store::ids() {
         if cards.iter().all(|card| card.id != id) {
-            cards.push(registry::find(&id, None)?.card);
+            cards.push(registry::find(&id, None, None)?.card);
         }
     }
     Ok(cards)
@@ -111,8 +111,8 @@ fn with_presence(card: &Card) -> Result<serde_json::Value> {
 
 fn show(name: &str, json: bool) -> Result<()> {
     let card = match registry::known(name)? {
-        Some(card) if store::folder(&card.id).is_none() => card,
-        _ => registry::find(name, None)?.card,
+        Some(card) if store::folder(&card.id, None).is_none() => card,
+        _ => registry::find(name, None, None)?.card,
     };
     if json {
         out!("{}", to_json(&with_presence(&card)?)?);
@@ -135,11 +135,11 @@ fn add(name: &str, weights: Option<&Path>, card: Option<&Path>, replace: bool) -
             if !path.exists() {
                 return Err(Error::Encoder(format!("no such file or folder: {name}; for an id: --weights DIR")));
             }
-            registry::find(name, card)?
+            registry::find(name, card, None)?
         }
         Some(folder) => {
             let known = registry::known(name)?;
-            let found = registry::find(&folder.to_string_lossy(), None).map_err(|e| match &known {
+            let found = registry::find(&folder.to_string_lossy(), None, None).map_err(|e| match &known {
                 Some(card) if folder.join(&card.weights.file).is_file() && !card.weights.file.is_empty() => {
                     let (id, file) = (&card.id, folder.join(&card.weights.file));
                     Error::Encoder(format!(

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::ProgressKind;
+use crate::job::summary::per_second;
 use crate::pipeline::meter::Meter;
 
 /// The progress display of a run.
@@ -50,23 +51,43 @@ impl Progress {
         self.bars.is_some() || self.lines
     }
 
-    /// Prints a line about a slide, above the bars.
+    /// Prints a line, above the bars.
     pub fn line(&self, text: &str) {
-        match &self.bars {
-            Some(bars) => {
-                // A line that cannot be shown is no reason to stop.
-                let _ = bars.all.println(text);
-            }
-            None if self.lines => eprintln!("{text}"),
-            None => {}
-        }
+        self.teller().line(text);
+    }
+
+    /// What prints lines from any thread, for as long as it is wanted.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        Teller { bars: self.bars.as_ref().map(|bars| bars.all.clone()), lines: self.lines }
     }
 
     /// Prints how far the run is, after a slide: number, share of tiles a second, time left.
     pub fn slide_line(&self, meter: &Meter, text: &str) {
         let finished = self.told.fetch_add(1, Ordering::Relaxed) + 1;
         let rate = meter.tiles_done.get() as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
-        self.line(&format!("[{finished}/{}] {text} ({rate:.0} tiles/s overall)", self.slides));
+        self.line(&format!("[{finished}/{}] {text} ({} tiles/s overall)", self.slides, per_second(rate)));
+    }
+}
+
+/// Prints lines, above the bars where there are any.
+#[derive(Clone)]
+pub struct Teller {
+    bars: Option<MultiProgress>,
+    lines: bool,
+}
+
+impl Teller {
+    /// Prints a line.
+    pub fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => {
+                // A line that cannot be shown is no reason to stop.
+                let _ = bars.println(text);
+            }
+            None if self.lines => eprintln!("{text}"),
+            None => {}
+        }
     }
 }
 
@@ -123,7 +144,15 @@ fn tick(meter: &Meter, start: Instant, slides: u64, overall: &ProgressBar, tiles
     });
     tiles.set_length(planned.max(1));
     tiles.set_position(done);
-    tiles.set_message(format!("{rate:.0}/s  {}", meter.current()));
+    let waits = meter.waits();
+    tiles.set_message(format!(
+        "{}/s  {}  (waited: encoders {:.0} %, readers {:.0} %, disk {:.0} %)",
+        per_second(rate),
+        meter.current(),
+        100.0 * waits.model,
+        100.0 * waits.readers,
+        100.0 * waits.disk
+    ));
 }
 
 /// The time left, from tiles: slides that are not planned yet count as the mean of those that are.

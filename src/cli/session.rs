@@ -9,7 +9,7 @@ use std::time::Instant;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use super::args::{RunArgs, SlideArgs};
-use super::progress::Progress;
+use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
 use crate::job::summary::{self, Failure, plural};
@@ -121,6 +121,11 @@ impl Session {
     /// Prints a line.
     pub fn say(&self, text: &str) {
         self.progress.line(text);
+    }
+
+    /// What prints lines from any thread.
+    pub fn teller(&self) -> Teller {
+        self.progress.teller()
     }
 
     /// Does the work, which calls [`Job::begin`] when nothing can keep it from starting, and tells how it went.

@@ -17,7 +17,11 @@ use crate::pipeline::{Outcome, guarded};
 /// # Errors
 /// What keeps the run from starting or ends all of it.
 pub fn run(args: &TilesArgs) -> Result<ExitCode> {
-    let card = registry::find(&args.encoder, None)?.card;
+    // The card is enough: the model need not be here.
+    let card = match registry::known(&args.encoder)? {
+        Some(card) => card,
+        None => registry::find(&args.encoder, None, None)?.card,
+    };
     let options = args.tiles.options(&card, args.run.allow_failed_tiles)?;
     let job = Job::new(
         options,

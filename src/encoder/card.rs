@@ -242,6 +242,51 @@ fn is_one(n: &usize) -> bool {
     *n == 1
 }
 
+/// In what precision a model's large products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// float32.
+    Fp32,
+    /// float16.
+    Fp16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit whole numbers, whose scale is taken from the values of a batch.
+    Int8,
+}
+
+impl Compute {
+    /// Every kind.
+    pub const ALL: [Compute; 4] = [Compute::Fp32, Compute::Fp16, Compute::Bf16, Compute::Int8];
+
+    /// The name on the command line, in cards and file names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Compute::Fp32 => "fp32",
+            Compute::Fp16 => "fp16",
+            Compute::Bf16 => "bf16",
+            Compute::Int8 => "int8",
+        }
+    }
+}
+
+impl std::fmt::Display for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Compute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Compute::ALL.map(Compute::name).join(", ");
+        Compute::ALL.into_iter().find(|c| c.name() == text).ok_or_else(|| format!("'{text}' is none of {}", known()))
+    }
+}
+
 /// An encoder's card.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -279,6 +324,9 @@ pub struct Card {
     /// In what precision its authors or the toolkits run it: `fp32`, `fp16` or `bf16`.
     #[serde(default)]
     pub precision: String,
+    /// In what precision the ONNX file computes, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Compute>,
     /// How the ONNX file was checked against its source, with figures.
     #[serde(default)]
     pub verified: String,

@@ -1,9 +1,18 @@
 //! Encoders: a tile goes in, an embedding comes out. What an encoder is stands in its `card`, where it is found in
-//! `registry`, how it runs in `onnx`, how a tile becomes its input in `preprocess`. What makes one vector of a slide's tiles is in `slide`.
+//! `registry`, how a tile becomes its input in `preprocess`, how it runs in `onnx` (from the `library`, on a `device`, in smaller
+//! parts by `halving` where its memory is short), how its outputs become an embedding in `outputs`, and how many of it compute
+//! side by side in `crew`. What makes one vector of a slide's tiles
+//! is in `slide`.
 
 pub mod card;
+pub mod crew;
+mod describe;
+pub mod device;
+pub mod halving;
+pub mod library;
 pub mod onnx;
 pub mod onnx_file;
+mod outputs;
 pub mod preprocess;
 pub mod registry;
 pub mod slide;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::card::{Card, Known, Route};
+use super::card::{Card, Compute, Known, Route};
 use super::{onnx_file, store};
 use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
@@ -60,22 +60,31 @@ pub fn known(name: &str) -> Result<Option<Card>> {
 }
 
 /// Finds an encoder that can be run: by id or alias, the built-in one or in the local store; by the path of an ONNX file; by
-/// a folder with one, as `scripts/export_onnx.py` writes it.
+/// a folder with one, as `scripts/export_onnx.py` writes it. `compute` asks for the model that computes in that precision:
+/// `<id>.fp16.onnx` beside `<id>.onnx`.
 ///
 /// A file's card is `card`, else the `.toml` file beside it, else what it carries itself, else what its graph tells (see
-/// [`super::onnx::describe`]).
+/// `describe`).
 ///
 /// # Errors
 /// [`Error::Encoder`] where it does not exist, its card is broken, or its sha256 is not the card's; for a known encoder
 /// whose model is not here it says how to get it.
-pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
+pub fn find(name: &str, card: Option<&Path>, compute: Option<Compute>) -> Result<Available> {
+    let found = find_plain(name, card, compute)?;
+    match (compute, found.card.compute) {
+        (Some(wanted), have) if have != Some(wanted) => Err(not_in(&found.card, wanted)),
+        _ => Ok(found),
+    }
+}
+
+fn find_plain(name: &str, card: Option<&Path>, compute: Option<Compute>) -> Result<Available> {
     let path = Path::new(name);
     if path.is_dir() {
-        return open_file(&model_in(path)?, card);
+        return open_file(&of_kind(model_in(path)?, compute), card);
     }
     if path.extension().is_some_and(|e| e == "onnx") {
         return if path.is_file() {
-            open_file(path, card)
+            open_file(&of_kind(path.to_path_buf(), compute), card)
         } else {
             Err(Error::Encoder(format!("no such file: {name}")))
         };
@@ -90,13 +99,36 @@ pub fn find(name: &str, card: Option<&Path>) -> Result<Available> {
         let (sha256, bytes) = (card.sha256.clone(), DEFAULT_MODEL.len() as u64);
         return Ok(Available { card, model: Model::Embedded(DEFAULT_MODEL), sha256, bytes });
     }
-    match (store::folder(id), &known) {
+    let folder = store::folder(id, compute).or_else(|| store::folder(id, None));
+    match (folder, &known) {
         (Some(folder), _) => open_file(&model_in(&folder)?, None),
         (None, Some(card)) => Err(Error::Encoder(format!("the model of '{id}' is not here. {}", how_to_get(card)))),
         (None, None) => Err(Error::Encoder(format!(
             "'{name}' is not known here; 'paraffin encoders list' shows what is, and --encoder FILE.onnx runs any other"
         ))),
     }
+}
+
+/// The file beside a model that computes so, `<name>.fp16.onnx`, or the model itself where there is none.
+fn of_kind(model: PathBuf, compute: Option<Compute>) -> PathBuf {
+    let kin = compute.map(|compute| model.with_extension(format!("{compute}.onnx")));
+    kin.filter(|kin| kin.is_file()).unwrap_or(model)
+}
+
+fn not_in(card: &Card, wanted: Compute) -> Error {
+    let id = &card.id;
+    let have =
+        card.compute.map_or("its card does not say in what it computes".into(), |c| format!("it computes in {c}"));
+    let way = match (wanted, card.architecture.route) {
+        (_, Route::None) => format!("give a file that does, whose card says compute = \"{wanted}\""),
+        (Compute::Bf16, _) => {
+            "no way to make one is known: ONNX Runtime has no bf16 products on processors, and fp16 with \
+                               float32 between the products keeps more digits"
+                .into()
+        }
+        _ => format!("scripts/export_onnx.py {id} --weights FILE --precision {wanted} -o {id}/ makes one"),
+    };
+    Error::Encoder(format!("no {wanted} model of '{id}' here ({have}); {way}"))
 }
 
 /// What a user does to get the model of a known encoder, in words.
@@ -157,7 +189,7 @@ fn open_file(path: &Path, card: Option<&Path>) -> Result<Available> {
         }
         None => match onnx_file::facts(path).map_err(failed)?.get(CARD_METADATA) {
             Some(text) => Card::parse(text)?,
-            None => super::onnx::describe(path)?,
+            None => super::describe::describe(path)?,
         },
     };
     if !card.sha256.is_empty() && card.sha256 != sha256 {
@@ -220,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_default_is_what_its_card_says() {
-        let default = find(DEFAULT_ID, None).expect("compiled in");
+        let default = find(DEFAULT_ID, None, None).expect("compiled in");
         let Model::Embedded(bytes) = default.model else { panic!("compiled in") };
         assert_eq!(sha256(bytes), default.card.sha256);
         assert!(!default.card.pathology && default.card.note.contains("not a pathology model"));
@@ -353,8 +385,8 @@ mod tests {
 
     #[test]
     fn unknown_names_and_broken_cards_are_told() {
-        assert!(find("uni9", None).expect_err("unknown").to_string().contains("encoders list"));
-        assert!(find("nowhere.onnx", None).expect_err("missing").to_string().contains("no such file"));
+        assert!(find("uni9", None, None).expect_err("unknown").to_string().contains("encoders list"));
+        assert!(find("nowhere.onnx", None, None).expect_err("missing").to_string().contains("no such file"));
         let (_, card) = CARDS.iter().find(|(id, _)| *id == DEFAULT_ID).expect("compiled in");
         let broken = card.replace("px = 224", "px = 2");
         assert!(Card::parse(&broken).expect_err("refused").to_string().contains("2 px"));

@@ -12,7 +12,8 @@ use ort::value::{Outlet, Tensor, TensorElementType, TensorRef};
 use serde::{Deserialize, Serialize};
 
 use super::card::{Card, Known, Tile, is_id};
-use super::onnx::{self, Device, SessionOptions};
+use super::device::Device;
+use super::onnx::{self, SessionOptions};
 use super::registry::file_identity;
 use crate::error::{Error, Result};
 

@@ -1,12 +1,13 @@
 //! The local store of models: `<data>/encoders/<id>/` with the ONNX file, its external data, its card, and `stored.json`,
-//! which says what was checked when they came. Nothing is downloaded.
+//! which says what was checked when they came. A model that computes in fp16 lies in `<id>@fp16/`, and so on. Nothing is
+//! downloaded.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::card::Card;
+use super::card::{Card, Compute};
 use super::registry::{self, Available};
 use crate::error::{Error, Result};
 use crate::runtime;
@@ -48,11 +49,22 @@ pub fn directory() -> Result<PathBuf> {
     Ok(data.join("encoders"))
 }
 
-/// Where the model of this id lies, if it is here.
+/// The name of a model's folder.
+fn folder_name(id: &str, compute: Option<Compute>) -> String {
+    match compute {
+        None | Some(Compute::Fp32) => id.to_string(),
+        Some(other) => format!("{id}@{other}"),
+    }
+}
+
+/// Where the model of this id lies, if it is here: the one that computes so, or, where nothing is said, the plain one and
+/// else the first that there is.
 #[must_use]
-pub fn folder(id: &str) -> Option<PathBuf> {
-    let folder = directory().ok()?.join(id);
-    folder.join(STORED).is_file().then_some(folder)
+pub fn folder(id: &str, compute: Option<Compute>) -> Option<PathBuf> {
+    let store = directory().ok()?;
+    let kinds = Compute::ALL.into_iter().filter(|kind| compute.is_none_or(|wanted| wanted == *kind));
+    let mut folders = kinds.map(|kind| store.join(folder_name(id, Some(kind))));
+    folders.find(|folder| folder.join(STORED).is_file())
 }
 
 /// Ids of all models that are here, sorted.
@@ -63,8 +75,10 @@ pub fn ids() -> Vec<String> {
         .filter(|e| e.path().join(STORED).is_file())
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.'))
+        .map(|name| name.split('@').next().unwrap_or_default().to_string())
         .collect();
     ids.sort();
+    ids.dedup();
     ids
 }
 
@@ -93,7 +107,7 @@ pub fn add(encoder: &Available, replace: bool) -> Result<PathBuf> {
         )));
     }
     let store = directory()?;
-    let target = store.join(&card.id);
+    let target = store.join(folder_name(&card.id, card.compute));
     if target.exists() && !replace {
         return Err(Error::Encoder(format!(
             "'{}' is here already (\"{}\"); --replace takes the new one",
@@ -142,11 +156,15 @@ fn fill(part: &Path, model: &Path, encoder: &Available) -> std::io::Result<()> {
     std::fs::File::open(part)?.sync_all()
 }
 
-/// Removes a model from the store.
+/// Removes a model from the store, in whatever precisions it is there; gives their folders' names.
 ///
 /// # Errors
 /// [`Error::Encoder`] where it is not there, [`Error::Write`] where it cannot be removed.
-pub fn remove(id: &str) -> Result<()> {
-    let folder = folder(id).ok_or_else(|| Error::Encoder(format!("no model of '{id}' in the store")))?;
-    std::fs::remove_dir_all(&folder).map_err(|e| Error::write(folder.display().to_string(), e))
+pub fn remove(id: &str) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    while let Some(folder) = folder(id, None) {
+        std::fs::remove_dir_all(&folder).map_err(|e| Error::write(folder.display().to_string(), e))?;
+        removed.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    if removed.is_empty() { Err(Error::Encoder(format!("no model of '{id}' in the store"))) } else { Ok(removed) }
 }

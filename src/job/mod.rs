@@ -455,5 +455,6 @@ fn encoder_contract(encoder: &Available) -> EncoderContract {
         output: card.output.name.to_string(),
         pooling: card.output.pooling.clone(),
         dim: card.output.dim,
+        compute: card.compute.map(|c| c.name().into()),
     }
 }

@@ -35,21 +35,20 @@ pub fn table(meter: &Meter, took: Duration, done_before: usize, failures: &[Fail
     if warned > 0 {
         let _ = write!(out, ", {warned} with warnings (in their records)");
     }
-    let _ = writeln!(out, ": {tiles} tiles in {seconds:.1} s, {:.0} tiles/s", tiles as f64 / seconds);
+    let _ = writeln!(out, ": {tiles} tiles in {seconds:.1} s, {} tiles/s", per_second(tiles as f64 / seconds));
     if tiles > 0 {
-        let (busy, waits) = (meter.embedding.total().as_secs_f64(), meter.model_waits.total().as_secs_f64());
         let _ = writeln!(
             out,
-            "limited by the {}; encoders waited for tiles {:.1} % of their time; {} of {} needed blocks decoded",
+            "limited by the {}; {} of {} needed blocks decoded",
             match meter.bottleneck() {
                 "model" => "encoder",
                 "read" => "reading of tiles",
                 _ => "search for tissue",
             },
-            100.0 * waits / (busy + waits).max(1e-9),
             meter.blocks_decoded.get(),
             meter.blocks_needed.get(),
         );
+        let _ = writeln!(out, "waited: {}", meter.waits());
     }
     let spent = [
         ("opening and tissue", meter.preparing.total()),
@@ -73,6 +72,12 @@ pub fn table(meter: &Meter, took: Duration, done_before: usize, failures: &[Fail
         }
     }
     out
+}
+
+/// A rate in words: whole numbers, and a digit more of small ones.
+#[must_use]
+pub fn per_second(rate: f64) -> String {
+    if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
 /// The word with an s unless there is one.

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{Artefact, Job};
 use crate::encoder::registry::Available;
 use crate::encoder::slide::{SlideEncoder, SlideModel};
-use crate::encoder::{card::Card, onnx};
+use crate::encoder::{card::Card, library};
 use crate::error::{Error, Result};
 use crate::features::{Bag, EncoderAttributes, RootAttributes, VectorAttributes, write_vector};
 use crate::pipeline::guarded;
@@ -214,7 +214,7 @@ impl Job {
             // What made the features stands in their record.
             runtime: Runtime {
                 paraffin: env!("CARGO_PKG_VERSION").into(),
-                onnxruntime: model.map(|_| onnx::version().map(Into::into)).transpose()?,
+                onnxruntime: model.map(|_| library::version().map(Into::into)).transpose()?,
                 device: "cpu".into(),
             },
             ..features

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::slide::source;
+
 /// A stage's waiting or working time, summed over its threads.
 #[derive(Default)]
 pub struct Clock(AtomicU64);
@@ -73,7 +75,42 @@ pub struct Meter {
     current: Mutex<String>,
 }
 
+/// Who waited for whom, as shares of a stage's time from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Waits {
+    /// Of the encoders' time: waiting for tiles.
+    pub model: f64,
+    /// Of the readers' time: waiting for the model to take what they have read.
+    pub readers: f64,
+    /// Of the time of opening and reading slides: in reads of their files. Small where the system has read ahead.
+    pub disk: f64,
+}
+
+impl std::fmt::Display for Waits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [model, readers, disk] = [self.model, self.readers, self.disk].map(|share| 100.0 * share);
+        write!(f, "encoders for tiles {model:.1} %, readers for encoders {readers:.0} %, all for the disk {disk:.1} %")
+    }
+}
+
+fn share(part: Duration, rest: Duration) -> f64 {
+    part.as_secs_f64() / (part + rest).as_secs_f64().max(1e-9)
+}
+
 impl Meter {
+    /// Who waited for whom so far.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        let reading = self.reading.total();
+        let opening_and_reading = self.preparing.total() + reading;
+        let disk = source::time_spent().min(opening_and_reading);
+        Waits {
+            model: share(self.model_waits.total(), self.embedding.total()),
+            readers: share(self.readers_wait_model.total(), reading + self.readers_wait_slide.total()),
+            disk: share(disk, opening_and_reading - disk),
+        }
+    }
+
     /// Notes the slide that tiles are read from.
     pub fn set_current(&self, id: &str) {
         if let Ok(mut current) = self.current.lock() {
@@ -104,6 +141,21 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_shares_of_the_waiters_time() {
+        let meter = Meter::default();
+        assert_eq!((meter.waits().model, meter.waits().readers), (0.0, 0.0));
+        meter.embedding.0.store(3000, Ordering::Relaxed);
+        meter.model_waits.0.store(1000, Ordering::Relaxed);
+        meter.reading.0.store(1000, Ordering::Relaxed);
+        meter.readers_wait_slide.0.store(1000, Ordering::Relaxed);
+        meter.readers_wait_model.0.store(2000, Ordering::Relaxed);
+        let Waits { model, readers, .. } = meter.waits();
+        assert_eq!((model, readers), (0.25, 0.5));
+        let told = Waits { model: 0.004, readers: 0.5, disk: 0.02 }.to_string();
+        assert_eq!(told, "encoders for tiles 0.4 %, readers for encoders 50 %, all for the disk 2.0 %");
+    }
 
     #[test]
     fn the_stage_that_others_wait_for_limits() {

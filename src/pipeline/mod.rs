@@ -72,7 +72,7 @@ pub const RUN: usize = 16;
 pub struct Staffing {
     /// Threads that read tiles.
     pub readers: usize,
-    /// Threads that embed them.
+    /// Threads that embed them, at most.
     pub encoders: usize,
     /// Tiles in a batch.
     pub batch: usize,
@@ -103,7 +103,7 @@ enum ToWriter {
     Failed { slide: usize, error: Error },
 }
 
-/// Embeds slides; returns when all are published or failed, or `stop` is set. `open_encoders` gives one encoder for each of
+/// Embeds slides; returns when all are published or failed, or `stop` is set. `open_encoders` gives up to
 /// [`Staffing::encoders`]; it is called while the first slide is being opened and read, and before any hook that writes.
 ///
 /// # Errors

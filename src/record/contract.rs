@@ -93,6 +93,9 @@ pub struct EncoderContract {
     pub pooling: String,
     /// Values of that vector.
     pub dim: usize,
+    /// In what precision the model computes, where its card says it: `fp32`, `fp16`, `bf16` or `int8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute: Option<String>,
 }
 
 /// How features are stored.
@@ -310,6 +313,7 @@ pub(crate) mod tests {
             output: "embedding".into(),
             pooling: "mean".into(),
             dim,
+            compute: None,
         };
         Contract { encoder: Some(encoder), storage: Some(StorageContract { precision: "f32-m10".into() }), ..patches() }
     }

@@ -5,9 +5,21 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Gaps up to this size are read over: on a disk or a share a new request costs more.
 const GAP_BYTES: u64 = 128 << 10;
+
+/// Nanoseconds that all threads of this process spent in reads of slide files.
+static SPENT_NS: AtomicU64 = AtomicU64::new(0);
+
+/// Time that all threads of this process spent in reads of slide files so far: waiting for a disk or a share, and copying.
+/// OpenSlide's own reads, in its process, are not in it.
+#[must_use]
+pub fn time_spent() -> Duration {
+    Duration::from_nanos(SPENT_NS.load(Ordering::Relaxed))
+}
 
 /// An open slide file.
 pub struct Source {
@@ -68,7 +80,10 @@ impl Source {
             ));
         }
         out.resize(count, 0);
-        self.file.read_exact_at(out, offset)
+        let start = Instant::now();
+        let result = self.file.read_exact_at(out, offset);
+        SPENT_NS.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        result
     }
 }
 
