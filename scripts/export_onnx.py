@@ -133,8 +133,9 @@ def compared(mine, theirs):
     return float(np.abs(mine - theirs).max()), float(cosine.min())
 
 
-def verified(card, state, path, precision, fp32):
-    """Runs the file, compares it with its fp32 form and with timm where torch and timm are installed, and says what was seen."""
+def verified(card, source, path, precision, fp32):
+    """Runs the file, compares it with its fp32 form, if it is another, and with its source in eager torch, and says what was
+    seen. `source`: a function that gives the source, uint8 [n, px, px, 3] to [n, dim], and its name; it may raise ImportError."""
     pixels = probes(card["input"]["px"])
     got = run(path, pixels, 1 if precision == "int8" else 2)
     if got.shape != (len(pixels), card["output"]["dim"]):
@@ -145,21 +146,40 @@ def verified(card, state, path, precision, fp32):
     if fp32:
         difference, cosine = compared(got, run(fp32, pixels))
         said += f"; {len(pixels)} tiles against fp32: largest difference {difference:.1e}, least cosine {cosine:.7f}"
-    if card["architecture"].get("head") or state is None:
-        return said
     try:
+        model, name = source()
+        import torch
+    except ImportError:
+        return f"{said}; not compared with its source: no torch and timm here"
+    difference, cosine = compared(got, model(torch.from_numpy(pixels)).numpy())
+    if not cosine >= (0.9 if precision == "int8" else 0.9999):
+        raise Unreadable(f"the graph does not agree with {name}: least cosine {cosine:.6f}")
+    return f"{said}; {len(pixels)} tiles against {name}: largest difference {difference:.1e}, least cosine {cosine:.7f}"
+
+
+def timm_source(card, state, tensors):
+    """The source of a plain vision transformer, for `verified`."""
+
+    def source():
         import timm
         import torch
 
         import export_torch
-    except ImportError:
-        return f"{said}; not compared with its source: no torch and timm here"
-    theirs = export_torch.timm_vit(card, state)(torch.from_numpy(pixels)).numpy()
-    difference, cosine = compared(got, theirs)
-    if cosine < (0.9 if precision == "int8" else 0.9999):
-        raise Unreadable(f"the graph does not agree with timm {timm.__version__}: least cosine {cosine:.6f}")
-    versions = f"timm {timm.__version__}, torch {torch.__version__}"
-    return f"{said}; {len(pixels)} tiles against {versions}: largest difference {difference:.1e}, least cosine {cosine:.7f}"
+
+        model = export_torch.with_head(export_torch.timm_vit(card, state), card, tensors)
+        return model, f"timm {timm.__version__}, torch {torch.__version__}"
+
+    return source
+
+
+def traced(card, weights, precision, path):
+    """Lets torch export the file; the source of it, for `verified`."""
+    import torch
+
+    import export_torch
+
+    export_torch.export(card, weights, precision, path, {"paraffin.card": toml(card)})
+    return lambda: (export_torch.loaded(card, weights), f"the same model in torch {torch.__version__}")
 
 
 def main():
@@ -202,13 +222,10 @@ def main():
                 elif route == "direct":
                     tensors = weights_file.read(options.weights)
                     state = build(card, tensors, precision, options.attention, path.parent, path.name)
-                    del tensors
+                    source = timm_source(card, state, tensors)
                 else:
-                    import export_torch
-
-                    state = None
-                    export_torch.export(card, options.weights, precision, path, {"paraffin.card": toml(card)})
-            said = verified(card, state, folder / name, options.precision, reference)
+                    source = traced(card, options.weights, precision, path)
+            said = verified(card, source, folder / name, options.precision, reference)
             if reference:
                 shutil.rmtree(reference.parent)
         except ImportError as e:

@@ -219,6 +219,8 @@ def head_tensor(tensors, ending):
     found = [name for name in tensors if name == ending or name.endswith(f".{ending}")]
     if len(found) != 1:
         raise Unreadable(f"the head's '{ending}' is there {len(found)} times")
+    if not np.isfinite(tensors[found[0]]).all():
+        raise Unreadable(f"{found[0]} has values that are not finite")
     return tensors[found[0]].astype(np.float32)
 
 

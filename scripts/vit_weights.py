@@ -126,6 +126,8 @@ def timm_names(tensors, vit, px):
             raise Unreadable(f"{name} is {state[name].shape}, the card's transformer has {shape}")
         if state[name].dtype.kind != "f":
             raise Unreadable(f"{name} is of type {state[name].dtype}")
+        if not np.isfinite(state[name]).all():
+            raise Unreadable(f"{name} has values that are not finite")
     state["pos_embed"] = resized_positions(state["pos_embed"], vit, px)
     return {name: state[name] for name in wanted}
 
@@ -140,10 +142,11 @@ def cubic(x, a):
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
 
 
-def resampling(before, after, antialias):
+def resampling(before, after, antialias, offset=0.0):
     """The matrix [after, before] of torch's bicubic interpolation of a line: with antialias as Pillow does it (a = -0.5, the
-    filter widened), without as OpenCV does (a = -0.75, four neighbours, the border repeated)."""
-    matrix, scale = np.zeros((after, before)), before / after
+    filter widened), without as OpenCV does (a = -0.75, four neighbours, the border repeated). `offset` is added to `after` for
+    the scale."""
+    matrix, scale = np.zeros((after, before)), before / (after + offset)
     for i in range(after):
         centre = scale * (i + 0.5)
         if antialias:
@@ -159,12 +162,14 @@ def resampling(before, after, antialias):
 
 
 def resized_positions(positions, vit, px):
-    """The position embedding for a picture of `px`. timm resizes with antialias, transformers without; Meta's own code, whose
-    models with registers do it with antialias and others with an offset, is followed in the former."""
+    """The position embedding for a picture of `px`, as its own code brings it there: timm, and the models with registers of Meta
+    and transformers, with antialias; others without, Meta's with a scale of (after + 0.1) / before."""
     before, after = vit["positions_px"] // vit["patch"], px // vit["patch"]
     if before == after:
         return positions
-    line = resampling(before, after, antialias=vit["names"] != "hf-dinov2")
+    names = vit["names"]
+    antialias = names == "timm" or (names != "hf-vit" and vit.get("registers", 0) > 0)
+    line = resampling(before, after, antialias, 0.1 if names == "dinov2" and not antialias else 0.0)
     count = vit["prefix_positions"]
     grid = positions[0, count:].reshape(before, before, -1).astype(np.float64)
     grid = np.einsum("yi,ijc,xj->yxc", line, grid, line).reshape(1, after * after, -1)
