@@ -269,6 +269,7 @@ def coca_projected(builder, x, tensors):
     return builder.linear(coca(builder, x, tensors), "head.proj", head_tensor(tensors, "proj_contrast").T)
 
 
+POOLINGS = ("cls", "mean", "cls+mean")
 # Name on a card: what the tokens are pooled to before, and the head.
 HEADS = {"keep": ("cls", keep), "coca": ("tokens", coca), "coca-projected": ("tokens", coca_projected)}
 
@@ -277,7 +278,12 @@ def model(state, tensors, card, precision, attention, external, metadata):
     """The whole model. `state`: the transformer under timm's names; `tensors`: all of the weights file, for the head.
     `external`: an open file for large constants, or None. `metadata`: strings that go into the file."""
     vit, px, output = card["architecture"]["vit"], card["input"]["px"], card["output"]
-    pooling, head = HEADS.get(card["architecture"].get("head"), (output["pooling"], None))
+    named = card["architecture"].get("head")
+    if named and named not in HEADS:
+        raise Unreadable(f"the card's head '{named}' is none of {', '.join(HEADS)}")
+    pooling, head = HEADS[named] if named else (output["pooling"], None)
+    if not named and pooling not in POOLINGS:
+        raise Unreadable(f"the card's pooling '{pooling}' is none of {', '.join(POOLINGS)}")
     graph = Graph(external)
     builder = Builder(graph, state, vit, px, precision, attention)
     x = builder.encode(card["input"]["mean"], card["input"]["std"], first_only=pooling == "cls")
