@@ -148,9 +148,11 @@ fn fill(part: &Path, model: &Path, encoder: &Available) -> std::io::Result<()> {
         ));
     }
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Beside the model by its name, where it comes before a card that the model carries itself.
+    let beside = part.join(&name).with_extension("toml");
     let card = Card { file: name, sha256: sha256.clone(), ..encoder.card.clone() };
     let text = toml::to_string(&card).map_err(std::io::Error::other)?;
-    std::fs::write(part.join(format!("{}.toml", card.id)), text)?;
+    std::fs::write(beside, text)?;
     let stored = Stored { sha256, bytes, files: kept };
     std::fs::write(part.join(STORED), serde_json::to_vec_pretty(&stored)?)?;
     std::fs::File::open(part)?.sync_all()
