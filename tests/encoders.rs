@@ -204,3 +204,51 @@ fn what_is_damaged_or_leaves_a_choice_is_refused() {
     user.run(0, &["encoders", "add", text(&folder), "--replace"]);
     user.run(0, &["encoders", "check", "timm-gelu"]);
 }
+
+#[test]
+fn each_precision_is_a_model_of_its_own_and_said_so() {
+    let user = User::new();
+    let models = user.exported();
+    let (card, weights) = (user.at("made/timm-gelu/card.toml"), user.at("made/timm-gelu/weights.safetensors"));
+    let slide = real_slide();
+    let run = |code: i32, encoder: &str, out: &str, more: &[&str]| {
+        let out = user.at(out);
+        let words = ["embed", text(&slide), "-o", text(&out), "--encoder", encoder, "--target-mpp", "2"];
+        user.run(code, &[&words[..], &["--no-overviews", "--precision", "f32"], more].concat())
+    };
+    let features = |out: &str| {
+        let out = user.at(out);
+        let files = files(&out);
+        let contract = files.iter().find(|f| f.ends_with("contracts/features_timm-gelu.json")).expect("a contract");
+        let contract = fs::read_to_string(out.join(contract)).expect("readable");
+        let file = files.iter().find(|f| f.ends_with("features_timm-gelu/CMU-1-Small-Region.h5")).expect("features");
+        (contract, fs::read(out.join(file)).expect("readable"))
+    };
+    let plain = text(&models);
+    let said = run(0, plain, "plain", &[]);
+    assert!(!said.contains("computes in"), "{said}");
+    assert!(features("plain").0.contains(r#""compute": "fp32""#));
+    for precision in ["fp16", "int8"] {
+        let words = [text(&card), "--weights", text(&weights), "-o", plain, "--precision", precision];
+        script("export_onnx.py", &words, b"");
+        let said = run(0, plain, precision, &["--precision-compute", precision]);
+        assert!(said.contains(&format!("computes in {precision}")) && said.contains("against fp32"), "{said}");
+        let (contract, bytes) = features(precision);
+        assert!(contract.contains(&format!("\"compute\": \"{precision}\"")), "{contract}");
+        assert!(bytes != features("plain").1, "{precision} is another model");
+        // The same from the store, where the precisions lie side by side.
+        user.run(0, &["encoders", "add", text(&models.join(format!("timm-gelu.{precision}.onnx")))]);
+        run(0, "timm-gelu", &format!("stored-{precision}"), &["--precision-compute", precision]);
+        assert!(features(&format!("stored-{precision}")).1 == bytes);
+    }
+    for (code, words, why) in [
+        (1, &["--precision-compute", "bf16"][..], "no bf16 model of 'timm-gelu'"),
+        (2, &["--precision-compute", "int8", "--batch-size", "4"], "batches of 1"),
+        (2, &["--precision-compute", "int8", "--device", "cuda"], "batches of 1"),
+    ] {
+        let said = run(code, plain, "refused", words);
+        assert!(said.contains(why), "{said}");
+    }
+    let said = user.run(0, &["encoders", "remove", "timm-gelu"]);
+    assert!(said.contains("timm-gelu@fp16, timm-gelu@int8 removed"), "{said}");
+}
