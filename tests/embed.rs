@@ -277,6 +277,9 @@ fn one_bad_slide_never_stops_a_batch() {
     let said = run_to(4, &["embed", text(&slides), "-o", text(&out)]);
     assert!(said.contains("8 slides (8 svs); 1 file skipped, not slides (1 txt)"), "{said}");
     assert!(said.contains("4 slides done, 4 failed"), "{said}");
+    // Who waited for whom, of all slides together.
+    let waited = said.lines().find(|l| l.starts_with("waited: encoders for tiles ")).expect("a stall report");
+    assert!(waited.contains("readers for encoders ") && waited.contains("all for the disk "), "{waited}");
     for (id, kind) in [("text", "not-a-slide"), ("empty", "not-a-slide"), ("short", "damaged"), ("no_mpp", "mpp")] {
         assert!(said.lines().any(|l| l.starts_with(id) && l.contains(kind)), "{id} {kind} in:\n{said}");
         assert!(out.join(format!("site-private/failures/{id}.json")).is_file());
