@@ -14,13 +14,13 @@ Nothing that this makes belongs into the repository.
 import argparse
 import hashlib
 import json
-import struct
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from write_weights import write_safetensors
 
 KINDS = {
     "vit-s": {
@@ -76,22 +76,6 @@ def write_card(path, card_id, name, vit, rule, pooling, names, prefix=""):
     for section, values in sections.items():
         lines += ["", f"[{section}]"] + [f"{key} = {toml(value)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n")
-
-
-def write_safetensors(path, tensors, kind="F32"):
-    """The format's own few lines: length of the header, header in JSON, values. `kind`: F32, F16 or BF16 (cut off)."""
-    header, at = {"__metadata__": {"format": "pt"}}, 0
-    for name, values in tensors.items():
-        size = values.size * (4 if kind == "F32" else 2)
-        header[name] = {"dtype": kind, "shape": list(values.shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for values in tensors.values():
-            values = np.ascontiguousarray(values, np.float16 if kind == "F16" else np.float32)
-            f.write((values.view(np.uint32) >> 16).astype(np.uint16) if kind == "BF16" else values.data)
 
 
 def random_weights(vit):

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from make_parity_encoder import write_safetensors
+from write_weights import write_safetensors, write_torch
 
 PATCH, PX = 14, 56
 MEAN, STD = (0.70, 0.58, 0.69), (0.21, 0.23, 0.18)
@@ -306,66 +306,6 @@ def after(case, head, cls, mean, tokens):
             y = layer_norm(linear(attend(q, k, v, 8), pair(pool + "attn.out_proj"))[0], pair("ln_contrast"), 1e-5)
             return y @ w["proj_contrast"] if case.head == "coca-projected" else y
     return {"cls": cls, "mean": mean, "cls+mean": np.concatenate([cls, mean])}[case.pooling]
-
-
-# Files, written by hand.
-
-
-def write_torch(path, content):
-    """What torch.save writes: a zip of a pickle that names storages, and the storages. Torch itself is not needed."""
-    import collections
-    import io
-    import pickle
-    import types
-    import zipfile
-
-    fake, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    fake.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
-    exec("def _rebuild_tensor_v2(*a): pass", utils.__dict__)  # noqa: S102 - a function that pickle finds by name
-    utils._rebuild_tensor_v2.__module__ = "torch._utils"
-    fake._utils = utils
-    storages = []
-
-    class Held:
-        def __init__(self, values):
-            self.values = np.asarray(values, np.float32)
-
-        def __reduce__(self):
-            stride = [s // 4 for s in np.zeros(self.values.shape, np.float32).strides]
-            return utils._rebuild_tensor_v2, (Stored(self.values), 0, self.values.shape, tuple(stride), False, collections.OrderedDict())
-
-    class Stored:
-        def __init__(self, values):
-            self.values = values
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, thing):
-            if isinstance(thing, Stored):
-                storages.append(thing.values.tobytes())
-                return ("storage", fake.FloatStorage, str(len(storages) - 1), "cpu", thing.values.size)
-            return None
-
-    def held(value):
-        if isinstance(value, dict):
-            return collections.OrderedDict((k, held(v)) for k, v in value.items())
-        return Held(value) if isinstance(value, np.ndarray) else value
-
-    before = {n: sys.modules.get(n) for n in ("torch", "torch._utils")}
-    sys.modules |= {"torch": fake, "torch._utils": utils}
-    try:
-        buffer = io.BytesIO()
-        Pickler(buffer, 2).dump(held(content))
-    finally:
-        for name, module in before.items():
-            sys.modules.pop(name)
-            if module:
-                sys.modules[name] = module
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
-        z.writestr("archive/data.pkl", buffer.getvalue())
-        z.writestr("archive/version", "3\n")
-        z.writestr("archive/byteorder", "little")
-        for i, raw in enumerate(storages):
-            z.writestr(f"archive/data/{i}", raw)
 
 
 def nested(tensors):
