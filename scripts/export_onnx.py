@@ -27,15 +27,23 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import numpy as np
-import onnx
+ROOT = Path(__file__).resolve().parents[1]
+try:
+    import numpy as np
+    import onnx
+except ImportError:
+    # `scripts/export_onnx.py ...` with the system's Python: the one of scripts/setup --dev has them.
+    venv = ROOT / ".venv"
+    if not (venv / "bin/python").exists() or Path(sys.prefix) == venv:
+        sys.exit("export: numpy and onnx are missing: scripts/setup --dev makes a Python with them")
+    os.execv(venv / "bin/python", [str(venv / "bin/python"), *sys.argv])
 
 import vit_onnx
 import vit_weights
 import weights_file
 from weights_file import Unreadable
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
+MODELS = ROOT / "models"
 PROBES = 4
 
 
@@ -121,9 +129,11 @@ def probes(px):
 def run(path, pixels, batch=2):
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": pixels[i : i + batch]})[0] for i in range(0, len(pixels), batch)])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(None, {"image": pixels[i : i + batch]})[0] for i in range(0, len(pixels), batch)])
+    except Exception as e:  # the runtime's own kinds have no common parent
+        raise Unreadable(f"ONNX Runtime refuses the graph, so these weights are not the card's: {str(e).splitlines()[0][:300]}") from None
 
 
 def compared(mine, theirs):

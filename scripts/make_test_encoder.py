@@ -3,6 +3,8 @@
 
   make_test_encoder.py OUT.onnx              an encoder: float32 NCHW in, two convolutions, global average pool, 24 values
   make_test_encoder.py OUT.onnx --pixels PX  an encoder whose embedding is its input: uint8 NHWC of PX px in
+  make_test_encoder.py OUT.onnx --half       an encoder in float16 whose graph crashes ONNX Runtime 1.31 at its highest level of
+                                             optimisation: a transposition before a product
   make_test_encoder.py OUT.onnx --tokens     an encoder of two outputs: `tokens`, float16 [batch, 18, 24], of which the first two are
                                              no picture's, and `pooled`, float32 [batch, 24]
   make_test_encoder.py OUT.onnx --slide DIM  a slide encoder, gated attention over all tiles (Ilse et al. 2018): features
@@ -71,6 +73,23 @@ def pixels(path, px):
     save(path, nodes, [image], helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", px * px * 3]), {})
 
 
+def half(path):
+    """float16 [50, 2, 768] in the order of torch's attention, as CLIPs that torch exported have it."""
+    weights = np.random.default_rng(3).normal(0, 0.02, (768, 2304)).astype(np.float16)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Div", ["h", "level"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "shape"], ["tokens"]),
+        helper.make_node("Transpose", ["tokens"], ["swapped"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["swapped", "w"], ["product"]),
+        helper.make_node("ReduceMean", ["product", "axis"], ["mean"], keepdims=0),
+        helper.make_node("Cast", ["mean"], ["embedding"], to=TensorProto.FLOAT),
+    ]
+    values = {"w": weights, "level": np.float16(255), "shape": np.int64([-1, 64, 768]), "axis": np.int64([0])}
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 128, 128, 3])
+    save(path, nodes, [image], helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 2304]), values)
+
+
 CARD = """\
 id = "test-abmil"
 name = "gated attention with random weights"
@@ -134,10 +153,13 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--pixels", type=int, metavar="PX")
     parser.add_argument("--tokens", action="store_true")
+    parser.add_argument("--half", action="store_true")
     parser.add_argument("--slide", type=int, metavar="DIM")
     args = parser.parse_args()
     if args.pixels:
         pixels(args.out, args.pixels)
+    elif args.half:
+        half(args.out)
     elif args.slide:
         slide(args.out, args.slide)
     else:

@@ -367,6 +367,11 @@ fn any_onnx_file_runs() {
     println!("float NCHW: {got}");
     assert!(got["coords_equal"] == true && got["cosine_min"].as_f64() >= Some(0.9999), "{got}");
 
+    // A float16 graph that the runtime crashes on at its highest level of optimisation.
+    let half = directory.path().join("half.onnx");
+    common::script("make_test_encoder.py", &[text(&half), "--half"], b"");
+    run_to(0, &["embed", text(&slide), "-o", text(&out), "--tissue", "none", "--encoder", text(&half)]);
+
     let card = fs::read_to_string(root().join("models/efficientnet-lite0.toml")).expect("readable");
     let card: String = card.lines().filter(|l| !l.starts_with("sha256")).map(|l| l.to_string() + "\n").collect();
     let fitting = card

@@ -6,7 +6,7 @@ use ort::value::TensorElementType;
 
 use super::card::{Architecture, Card, Dtype, Input, Known, Layout, Output, OutputNames, Tile, Weights};
 use super::device::Device;
-use super::onnx::{SessionOptions, builder};
+use super::onnx::{SessionOptions, builder, commit_file};
 use crate::error::{Error, Result};
 use crate::resample::Filter;
 
@@ -21,7 +21,7 @@ fn failed(e: impl std::fmt::Display) -> Error {
 /// [`Error::Encoder`] where the graph leaves a choice open; a card must then be given.
 pub fn describe(path: &Path) -> Result<Card> {
     let options = SessionOptions { device: Device::Cpu, threads: 1, batch: 1 };
-    let session = builder(options)?.commit_from_file(path).map_err(failed)?;
+    let session = commit_file(builder(options)?, path).map_err(failed)?;
     let needs_card = |what: &str| Error::Encoder(format!("{what}: describe it in a card beside it (same name, .toml)"));
     let [input] = session.inputs() else { return Err(needs_card("the graph has not exactly one input")) };
     let shape = input.dtype().tensor_shape().map(|s| s.to_vec()).unwrap_or_default();

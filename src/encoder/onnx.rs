@@ -3,6 +3,7 @@
 //! The same program runs on the CPU library and on the CUDA one: which devices there are is the library's matter.
 
 use std::ffi::CString;
+use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use super::card::{Dtype, Input, Layout};
 use super::device::Device;
 use super::library::{library, preload_cuda};
 use super::outputs::Outputs;
-use super::preprocess;
 use super::registry::{Available, Model};
+use super::{onnx_file, preprocess};
 use crate::error::{Error, Result};
 
 fn failed(e: impl std::fmt::Display) -> Error {
@@ -56,7 +57,7 @@ impl OnnxModel {
         let mut builder = builder(options)?;
         let session = match &encoder.model {
             Model::Embedded(bytes) => builder.commit_from_memory(bytes),
-            Model::File(path) => builder.commit_from_file(path),
+            Model::File(path) => commit_file(builder, path),
         }
         .map_err(|e| match run_error(options.device, &e) {
             Error::Encoder(why) => device_error(options.device, &why),
@@ -194,6 +195,16 @@ pub struct OnnxEncoder {
     model: Arc<OnnxModel>,
     floats: Vec<f32>,
     pinned: Option<Tensor<u8>>,
+}
+
+/// Loads a model's file.
+pub(super) fn commit_file(mut builder: SessionBuilder, path: &Path) -> ort::Result<Session> {
+    // ONNX Runtime 1.31 crashes while it lays out some float16 graphs anew for convolutions on processors, an optimisation that
+    // is float32's: a transposition before a product is enough.
+    if onnx_file::facts(path).is_ok_and(|facts| facts.half) {
+        builder = builder.with_disabled_optimizers("NchwcTransformer")?;
+    }
+    builder.commit_from_file(path)
 }
 
 pub(super) fn builder(options: SessionOptions) -> Result<SessionBuilder> {

@@ -51,7 +51,12 @@ pub struct Facts {
     pub metadata: Vec<(String, String)>,
     /// Names of the files with external data, as the graph has them: relative to its own directory.
     pub external: BTreeSet<String>,
+    /// Whether any of its weights are float16.
+    pub half: bool,
 }
+
+/// `TensorProto.DataType.FLOAT16`, in the field `data_type`.
+const HALF: (u64, u64) = (2, 10);
 
 impl Facts {
     /// The value of a metadata entry.
@@ -92,9 +97,8 @@ impl Walk {
             let Some(tag) = self.varint()? else { return Ok(None) };
             let length = match tag & 7 {
                 0 => {
-                    if self.varint()?.is_none() {
-                        return Ok(None);
-                    }
+                    let Some(value) = self.varint()? else { return Ok(None) };
+                    self.facts.half |= matches!(message, Message::Tensor) && (tag >> 3, value) == HALF;
                     continue;
                 }
                 1 => 8,

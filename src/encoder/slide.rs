@@ -215,7 +215,7 @@ impl SlideModel {
         let card = encoder.card.clone();
         let wrong = |what: String| Error::Encoder(format!("slide encoder {}: {what}", card.id));
         let options = SessionOptions { device: Device::Cpu, threads: 1, batch: 1 };
-        let session = onnx::builder(options)?.commit_from_file(&encoder.path).map_err(|e| wrong(e.to_string()))?;
+        let session = onnx::commit_file(onnx::builder(options)?, &encoder.path).map_err(|e| wrong(e.to_string()))?;
         let shape = |outlet: &Outlet| outlet.dtype().tensor_shape().map(|s| s.to_vec()).unwrap_or_default();
         let fits = |outlet: &Outlet, wanted: &[i64]| {
             let have = shape(outlet);
