@@ -5,6 +5,7 @@
 //! reader ([`Slide::open`]).
 
 pub mod aperio;
+pub mod companions;
 pub mod dicom;
 pub mod flat;
 pub mod generic;

@@ -96,6 +96,15 @@ pub fn entry_of(directory: &Path) -> Result<PathBuf> {
     }
 }
 
+/// All files of the series that `path` belongs to; none where it is no whole-slide DICOM file of a series.
+#[must_use]
+pub fn of_file(path: &Path) -> Vec<PathBuf> {
+    match brief(path) {
+        Ok(own) if own.whole_slide && !own.series.is_empty() => members(path, &own.series).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
 /// All files of the series that `path` belongs to, itself among them, sorted by name.
 ///
 /// # Errors
