@@ -5,14 +5,21 @@ The pixels are crops of testdata/CMU-1-Small-Region.svs (CC0); pydicom writes th
 pydicom decodes, frame by frame, put together here; OpenSlide must agree wherever it opens the series. Names, numbers and
 UIDs in the headers are made up.
 
-    scripts/setup --dev
-    .venv/bin/python scripts/make_dicom_testdata.py
+JPEG-LS needs what scripts/requirements-dev.txt leaves out, in an environment of its own: pyjpegls 1.5.1 (CharLS) encodes, and
+pylibjpeg 2.1.0 with pylibjpeg-libjpeg 2.5.0 (another implementation; GPL) decodes what is expected.
+
+    python3 -m venv ENV
+    ENV/bin/pip install -r scripts/requirements-dev.txt
+    ENV/bin/pip install pyjpegls==1.5.1 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.5.0
+    ENV/bin/python scripts/make_dicom_testdata.py
 """
 
 import hashlib
 import pathlib
+import re
 import shutil
 
+import jpeg_ls
 import numpy as np
 import openslide
 import pydicom
@@ -20,7 +27,8 @@ import tifffile
 from imagecodecs import jpeg2k_encode
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.pixels import pixel_array
+from pydicom.pixels import convert_color_space, pixel_array
+from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.sequence import Sequence
 
 from make_testdata import (DERIVED, JPEG_TOLERANCE, SOURCE, TESTDATA, Jpeg, blocks_of, crop, manifest, mean_rgb,
@@ -30,8 +38,19 @@ FOLDER = TESTDATA / "dicom"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 JPEG_BASELINE, EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 JPEG2000_LOSSLESS, JPEG2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
-MAX_TOTAL_BYTES = 240_000
+JPEGLS_LOSSLESS, JPEGLS, RLE = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.5"
+# The same picture in codings without loss.
+LOSSLESS_ALIKE = ("jpegls_planes", "jpegls_lines", "jpegls_pixels", "rle")
+MAX_TOTAL_BYTES = 300_000
 MPP = 0.499
+
+
+def jpegls(block, interleave, near):
+    """One frame. interleave: 0 by component, 1 by line, 2 by pixel."""
+    samples = 1 if block.ndim == 2 else 3
+    ordered = block.transpose(2, 0, 1) if samples == 3 and interleave == 0 else block
+    mode = interleave if samples == 3 else 0
+    return bytes(jpeg_ls.encode_buffer(ordered.tobytes(), *block.shape[:2], samples, 8, near, mode))
 
 
 class Series:
@@ -46,8 +65,9 @@ class Series:
         self.instances = 0
 
     def instance(self, name, picture, *, kind="VOLUME", resampled=False, factor=1, px=96, colour="420", table="bot",
-                 fragments=1, syntax=JPEG_BASELINE, photometric=None, planar=0, missing=None, part=None, planes=1):
-        """One file. part: (number, parts, first frame, end frame) of a concatenation."""
+                 fragments=1, syntax=JPEG_BASELINE, photometric=None, planar=0, missing=None, part=None, planes=1,
+                 interleave=2, near=0):
+        """One file. part: (number, parts, first frame, end frame) of a concatenation; interleave, near: JPEG-LS."""
         self.instances += 1
         height, width = picture.shape[:2]
         grey = picture.ndim == 2
@@ -111,9 +131,19 @@ class Series:
             ds.ConcatenationFrameOffsetNumber = part[2]
 
         frames = [blocks[i] for i in keep]
+        if ds.PhotometricInterpretation == "YBR_FULL" and syntax != JPEG_BASELINE:
+            frames = [convert_color_space(b, "RGB", "YBR_FULL") for b in frames]
         if syntax not in (EXPLICIT, IMPLICIT):
             if syntax == JPEG_BASELINE:
                 frames = [Jpeg("grey" if grey else colour, tables=False, quality=50).encode(b)[0] for b in frames]
+            elif syntax in (JPEGLS_LOSSLESS, JPEGLS):
+                frames = [jpegls(b, interleave, near) for b in frames]
+            elif syntax == RLE:
+                about = {key: ds[key].value for key in ("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+                                                       "BitsStored", "PixelRepresentation", "Rows", "Columns")}
+                about = {re.sub("(?<!^)([A-Z])", r"_\1", key).lower(): value for key, value in about.items()}
+                frames = [RLELosslessEncoder.encode(b, number_of_frames=1, planar_configuration=0, **about,
+                                                    encoding_plugin="pydicom") for b in frames]
             else:
                 exact = syntax == JPEG2000_LOSSLESS
                 how = {"reversible": True} if exact else {"level": 32}
@@ -178,6 +208,24 @@ def make_series(source):
         picture = small if not exact else small[:70, :80]
         Series(name).instance("j2k.dcm", picture, syntax=syntax, photometric=photometric, px=64)
         yield name, "j2k.dcm", f"JPEG2000, {photometric}", True, exact
+    tiny, tiny_grey = small[20:70, 40:98], grey[20:70, 40:98]
+    ls = {"syntax": JPEGLS_LOSSLESS, "photometric": "RGB", "px": 32}
+    for name, interleave in (("planes", 0), ("lines", 1), ("pixels", 2)):
+        Series(f"jpegls_{name}").instance("ls.dcm", tiny, interleave=interleave, **ls)
+        yield f"jpegls_{name}", "ls.dcm", f"JPEG-LS lossless, RGB, interleaved by {name}", False, True
+    Series("jpegls_near").instance("ls.dcm", tiny, near=3, **ls | {"syntax": JPEGLS})
+    yield "jpegls_near", "ls.dcm", "JPEG-LS nearly lossless (3), RGB", False, True
+    Series("jpegls_ybr").instance("ls.dcm", tiny, **ls | {"photometric": "YBR_FULL"})
+    yield "jpegls_ybr", "ls.dcm", "JPEG-LS lossless, YBR_FULL", False, True
+    Series("jpegls_grey").instance("ls.dcm", tiny_grey, **ls | {"photometric": None})
+    yield "jpegls_grey", "ls.dcm", "JPEG-LS lossless, MONOCHROME2", False, True
+    rle = ls | {"syntax": RLE}
+    Series("rle").instance("rle.dcm", tiny, **rle)
+    yield "rle", "rle.dcm", "RLE, RGB", False, True
+    Series("rle_ybr").instance("rle.dcm", tiny[:32], planar=1, **rle | {"photometric": "YBR_FULL"})
+    yield "rle_ybr", "rle.dcm", "RLE, YBR_FULL", False, True
+    Series("rle_grey").instance("rle.dcm", tiny_grey, **rle | {"photometric": None})
+    yield "rle_grey", "rle.dcm", "RLE, MONOCHROME2", False, True
 
 
 def pydicom_level(files):
@@ -189,7 +237,8 @@ def pydicom_level(files):
     frames = []
     for ds in sets:
         for i in range(ds.NumberOfFrames):
-            frame = pixel_array(ds, index=i)  # RGB, whatever the photometric interpretation
+            plugin = "pylibjpeg" if ds.file_meta.TransferSyntaxUID in (JPEGLS_LOSSLESS, JPEGLS) else ""
+            frame = pixel_array(ds, index=i, decoding_plugin=plugin)  # RGB, whatever the photometric interpretation
             frames.append(np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame)
     out = np.full((rows * px, columns * px, 3), 255, np.uint8)
     if first.DimensionOrganizationType == "TILED_SPARSE":
@@ -261,7 +310,10 @@ HEADER = """\
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
     cases = list(make_series(tifffile.imread(TESTDATA / SOURCE, key=0)))
-    (FOLDER / "manifest.toml").write_text(manifest([entry(*case) for case in cases], HEADER))
+    entries = [entry(*case) for case in cases]
+    same = {e["level"][0]["rgb_sha256"] for e in entries if e["file"].split("/")[0] in LOSSLESS_ALIKE}
+    assert len(same) == 1, "what is coded without loss comes back as it was"
+    (FOLDER / "manifest.toml").write_text(manifest(entries, HEADER))
     files = [p for p in pathlib.Path(FOLDER).rglob("*.dcm")]
     total = sum(p.stat().st_size for p in files)
     assert total < MAX_TOTAL_BYTES, total

@@ -1,7 +1,8 @@
-//! Lossless TIFF codings: none, LZW, deflate and zstd, with the horizontal predictor, and the way from samples to RGB.
+//! Lossless TIFF codings (none, LZW, deflate and zstd, with the horizontal predictor), DICOM's RLE, and the way from samples
+//! to RGB.
 //!
 //! Reference: TIFF 6.0 sections 8 (photometric), 13 (LZW), 14 (predictor), 18 (extra samples); TIFF Technical Note on
-//! deflate; libtiff's zstd (50000).
+//! deflate; libtiff's zstd (50000); DICOM PS3.5 annex G (RLE), PS3.3 C.7.6.3.1.2 (YBR_FULL).
 
 use std::io::Read;
 
@@ -18,6 +19,11 @@ pub enum Packing {
     Deflate,
     /// Zstandard frame.
     Zstd,
+    /// DICOM RLE: so many planes of bytes, each in a segment of its own.
+    Rle {
+        /// Bytes a pixel.
+        planes: u16,
+    },
 }
 
 impl Packing {
@@ -29,6 +35,7 @@ impl Packing {
             Packing::Lzw => Coding::Lzw,
             Packing::Deflate => Coding::Deflate,
             Packing::Zstd => Coding::Zstd,
+            Packing::Rle { .. } => Coding::Rle,
         }
     }
 }
@@ -48,6 +55,10 @@ pub struct Samples {
     pub predictor: bool,
     /// Byte order of 16-bit samples.
     pub big_endian: bool,
+    /// The three colours lie in planes, one after the other; of 8 bits, without predictor.
+    pub planes: bool,
+    /// The three colours are luma and chroma, full range; of 8 bits.
+    pub ybr: bool,
 }
 
 /// The meaning of the sample after the colours.
@@ -91,6 +102,7 @@ pub fn unpack(packing: Packing, packed: &[u8], expected: usize, out: &mut Vec<u8
         Packing::Zstd => zstd::stream::read::Decoder::with_buffer(packed)
             .and_then(|d| read_up_to(d, expected, out))
             .map_err(|e| format!("corrupt zstd data: {e}")),
+        Packing::Rle { planes } => unpack_rle(packed, usize::from(planes), expected, out),
     };
     if out.len() < expected {
         got?;
@@ -117,6 +129,52 @@ fn unpack_lzw(packed: &[u8], out: &mut [u8]) -> (usize, Result<(), String>) {
     (written, Ok(()))
 }
 
+/// `planes` segments of PackBits runs, each a plane of the frame.
+fn unpack_rle(packed: &[u8], planes: usize, expected: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    const HEADER: usize = 64;
+    let corrupt = |why: String| format!("corrupt RLE data: {why}");
+    let header = packed.get(..HEADER).ok_or_else(|| corrupt("no header".into()))?;
+    let mut words = header.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    let stated = words.next().unwrap_or(0);
+    if stated != planes || planes >= HEADER / 4 {
+        return Err(corrupt(format!("{stated} segments, {planes} expected")));
+    }
+    let mut begins: Vec<usize> = words.take(planes).collect();
+    begins.push(packed.len());
+    out.reserve_exact(expected);
+    for (number, span) in begins.windows(2).enumerate() {
+        let segment = packed.get(span[0]..span[1]).filter(|_| span[0] >= HEADER);
+        let segment = segment.ok_or_else(|| corrupt(format!("segment {} lies outside the frame", number + 1)))?;
+        unpack_bits(segment, expected / planes * (number + 1), out);
+        if out.len() < expected / planes * (number + 1) {
+            return Err(corrupt(format!("segment {} ends too early", number + 1)));
+        }
+    }
+    Ok(())
+}
+
+/// PackBits runs until `out` has `end` bytes or they end; what is past either is ignored.
+fn unpack_bits(mut packed: &[u8], end: usize, out: &mut Vec<u8>) {
+    while let Some((&control, rest)) = packed.split_first()
+        && out.len() < end
+    {
+        let room = end - out.len();
+        packed = match (control, rest.split_first()) {
+            (0..=127, _) => {
+                let (literal, rest) = rest.split_at(rest.len().min(usize::from(control) + 1));
+                out.extend_from_slice(&literal[..literal.len().min(room)]);
+                rest
+            }
+            (128, _) => rest,
+            (_, Some((&value, rest))) => {
+                out.resize(out.len() + (257 - usize::from(control)).min(room), value);
+                rest
+            }
+            (_, None) => return,
+        };
+    }
+}
+
 fn read_up_to(reader: impl Read, expected: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
     out.reserve_exact(expected);
     reader.take(expected as u64).read_to_end(out).map(|_| ())
@@ -124,6 +182,42 @@ fn read_up_to(reader: impl Read, expected: usize, out: &mut Vec<u8>) -> std::io:
 
 /// Turns unpacked samples (row after row, chunky) into RGB. `samples` is changed in place where a predictor is undone.
 pub fn to_rgb(bytes: &mut [u8], samples: Samples, target: &mut Target) {
+    let per_pixel = usize::from(samples.per_pixel);
+    if samples.planes && per_pixel == 3 {
+        join_planes(bytes, target);
+    } else {
+        join_rows(bytes, samples, target);
+    }
+    if samples.ybr && per_pixel == 3 {
+        for y in 0..target.height {
+            ybr_to_rgb(target.row(y));
+        }
+    }
+}
+
+fn join_planes(bytes: &[u8], target: &mut Target) {
+    let width = target.width;
+    for (c, plane) in bytes.chunks_exact((width * target.height).max(1)).take(3).enumerate() {
+        for (y, row) in plane.chunks_exact(width).enumerate() {
+            for (to, value) in target.row(y).iter_mut().skip(c).step_by(3).zip(row) {
+                *to = *value;
+            }
+        }
+    }
+}
+
+fn ybr_to_rgb(row: &mut [u8]) {
+    for pixel in row.chunks_exact_mut(3) {
+        let [y, cb, cr] = [f32::from(pixel[0]), f32::from(pixel[1]) - 128.0, f32::from(pixel[2]) - 128.0];
+        // PS3.3 C.7.6.3.1.2 (full range, ITU-R BT.601); the cast saturates.
+        let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
+        for (out, value) in pixel.iter_mut().zip(rgb) {
+            *out = (value + 0.5) as u8;
+        }
+    }
+}
+
+fn join_rows(bytes: &mut [u8], samples: Samples, target: &mut Target) {
     let per_pixel = usize::from(samples.per_pixel);
     let row_bytes = target.width * per_pixel * usize::from(samples.bits / 8);
     for (y, row) in bytes.chunks_exact_mut(row_bytes).take(target.height).enumerate() {
@@ -199,6 +293,8 @@ mod tests {
         alpha: Alpha::Ignored,
         predictor: false,
         big_endian: false,
+        planes: false,
+        ybr: false,
     };
 
     fn rgb(mut bytes: Vec<u8>, samples: Samples, width: usize) -> Vec<u8> {
@@ -217,6 +313,49 @@ mod tests {
         let rgba = Samples { per_pixel: 4, alpha: Alpha::Unassociated, ..RGB8 };
         assert_eq!(rgb(vec![100, 0, 255, 0, 100, 0, 255, 255], rgba, 2), [255, 255, 255, 100, 0, 255]);
         assert_eq!(rgb(vec![50, 0, 100, 100], Samples { alpha: Alpha::Associated, ..rgba }, 1), [205, 155, 255]);
+    }
+
+    #[test]
+    fn planes_and_luma_become_rgb() {
+        assert_eq!(rgb(vec![1, 2, 10, 20, 100, 200], Samples { planes: true, ..RGB8 }, 2), [1, 10, 100, 2, 20, 200]);
+        let ybr = Samples { ybr: true, ..RGB8 };
+        let got = rgb(vec![255, 128, 128, 76, 85, 255, 0, 0, 0], ybr, 3);
+        assert_eq!(got, [255, 255, 255, 254, 0, 0, 0, 135, 0]);
+    }
+
+    /// Segments at the given offsets.
+    fn rle(count: u32, offsets: &[u32], segments: &[u8]) -> Vec<u8> {
+        let mut words = vec![count];
+        words.extend_from_slice(offsets);
+        words.resize(16, 0);
+        [words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>(), segments.to_vec()].concat()
+    }
+
+    #[test]
+    fn rle_is_unpacked_plane_by_plane() {
+        let mut out = Vec::new();
+        let mut unpacked = |packed: &[u8], planes, expected| {
+            unpack(Packing::Rle { planes }, packed, expected, &mut out).map(|()| out.clone())
+        };
+        // A literal of three, a byte without meaning, a run of two; the padding and the too long run are ignored.
+        let runs = [2, 1, 2, 3, 128, 255, 9, 0];
+        assert_eq!(unpacked(&rle(1, &[64], &runs), 1, 5), Ok(vec![1, 2, 3, 9, 9]));
+        assert_eq!(unpacked(&rle(1, &[64], &[129, 7]), 1, 5), Ok(vec![7; 5]));
+        let three = rle(3, &[64, 66, 68], &[255, 1, 255, 2, 255, 3]);
+        assert_eq!(unpacked(&three, 3, 6), Ok(vec![1, 1, 2, 2, 3, 3]));
+        for (packed, planes, why) in [
+            (three[..63].to_vec(), 3, "no header"),
+            (three.clone(), 1, "3 segments, 1 expected"),
+            (rle(u32::MAX, &[64], &runs), 1, "segments"),
+            (three[..69].to_vec(), 3, "segment 3 ends too early"),
+            (rle(1, &[64], &[2, 1]), 1, "ends too early"),
+            (rle(3, &[64, 66, 900], &[255, 1, 255, 2, 255, 3]), 3, "segment 2 lies outside"),
+            (rle(3, &[64, 62, 66], &[255, 1, 255, 2, 255, 3]), 3, "segment 1 lies outside"),
+            (rle(1, &[0], &[255, 1]), 1, "segment 1 lies outside"),
+        ] {
+            let error = unpacked(&packed, planes, 6).expect_err(why);
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

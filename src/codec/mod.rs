@@ -5,6 +5,7 @@
 
 pub mod jpeg;
 pub mod jpeg2000;
+pub mod jpegls;
 pub mod lossless;
 pub mod webp;
 
@@ -15,6 +16,8 @@ pub enum Coding {
     Jpeg,
     /// JPEG2000; its own resolution levels give 1/2, 1/4 and 1/8.
     Jpeg2000,
+    /// JPEG-LS, lossless or nearly so.
+    JpegLs,
     /// Uncompressed.
     Raw,
     /// TIFF LZW.
@@ -23,6 +26,8 @@ pub enum Coding {
     Deflate,
     /// Zstandard.
     Zstd,
+    /// DICOM RLE.
+    Rle,
     /// Put together from stored blocks that lie anywhere; at full size only.
     Composed,
     /// WebP.
@@ -40,10 +45,12 @@ impl Coding {
         match self {
             Coding::Jpeg => "jpeg",
             Coding::Jpeg2000 => "jpeg2000",
+            Coding::JpegLs => "jpeg-ls",
             Coding::Raw => "raw",
             Coding::Lzw => "lzw",
             Coding::Deflate => "deflate",
             Coding::Zstd => "zstd",
+            Coding::Rle => "rle",
             Coding::Composed => "composed",
             Coding::Webp => "webp",
             Coding::Flat => "flat",
@@ -145,6 +152,11 @@ pub enum BlockCoding {
         /// What its components are.
         colour: jpeg::Colour,
     },
+    /// A JPEG-LS stream.
+    JpegLs {
+        /// What the samples mean; in planes or not as the stream says.
+        samples: lossless::Samples,
+    },
     /// A WebP image.
     Webp,
     /// Samples, packed without loss or not at all.
@@ -163,6 +175,7 @@ impl BlockCoding {
         match self {
             BlockCoding::Jpeg { .. } => Coding::Jpeg,
             BlockCoding::Jpeg2000 { .. } => Coding::Jpeg2000,
+            BlockCoding::JpegLs { .. } => Coding::JpegLs,
             BlockCoding::Webp => Coding::Webp,
             BlockCoding::Packed { packing, .. } => packing.kind(),
         }
@@ -187,6 +200,11 @@ impl BlockCoding {
             }
             BlockCoding::Jpeg2000 { colour } => {
                 jpeg2000::decode(compressed, *colour, size, scale, (staging, decoded), target)
+            }
+            BlockCoding::JpegLs { samples } => {
+                let planes = jpegls::decode(compressed, samples.per_pixel, size, decoded, staging)?;
+                lossless::to_rgb(staging, lossless::Samples { planes, ..*samples }, target);
+                Ok(())
             }
             BlockCoding::Webp => webp::decode(compressed, size, decoded, target),
             BlockCoding::Packed { packing, samples } => {

@@ -279,6 +279,8 @@ fn block_coding(tiff: &Tiff, page: &Page) -> Result<BlockCoding> {
         alpha,
         predictor,
         big_endian: tiff.big_endian,
+        planes: false,
+        ybr: false,
     };
     Ok(BlockCoding::Packed { packing, samples })
 }

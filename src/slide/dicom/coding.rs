@@ -13,21 +13,10 @@ use crate::error::{Error, Result};
 
 /// How frames become RGB.
 pub struct FrameCoding {
-    /// The coding, once `native` has been undone.
+    /// The coding.
     pub block: BlockCoding,
-    /// What must be done to native samples before.
-    pub native: Native,
     /// What the user should know.
     pub note: Option<String>,
-}
-
-/// Native samples that do not lie as the codec wants them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Native {
-    /// The colours lie in planes, one after the other (planar configuration 1).
-    pub planes: bool,
-    /// The colours are luma and chroma, full range.
-    pub ybr: bool,
 }
 
 /// Bytes of a native frame; `None` for encapsulated ones.
@@ -59,26 +48,12 @@ pub fn frame_coding(header: &Header, first: &[u8]) -> Result<FrameCoding> {
     let syntax = header.transfer_syntax.strip_prefix("1.2.840.10008.1.2").unwrap_or("?");
     match syntax {
         "" | ".1" => {
-            let (white_is_zero, ybr) = match (photometric, samples, bits_allocated, bits_stored) {
-                ("MONOCHROME2", 1, 8, 8) | ("MONOCHROME2", 1, 16, 16) => (false, false),
-                ("MONOCHROME1", 1, 8, 8) | ("MONOCHROME1", 1, 16, 16) => (true, false),
-                ("RGB", 3, 8, 8) | ("RGB", 3, 16, 16) => (false, false),
-                ("YBR_FULL", 3, 8, 8) => (false, true),
-                _ => return unsupported("uncompressed DICOM frames"),
-            };
-            let samples = Samples {
-                bits: bits_allocated as u16,
-                per_pixel: samples as u16,
-                white_is_zero,
-                alpha: Alpha::Ignored,
-                predictor: false,
-                big_endian: false,
-            };
-            let native = Native { planes: header.planar == 1 && samples.per_pixel == 3, ybr };
-            if native.planes && samples.bits != 8 {
+            let Some(mut samples) = samples_of(header) else { return unsupported("uncompressed DICOM frames") };
+            samples.planes = header.planar == 1 && samples.per_pixel == 3;
+            if samples.planes && samples.bits != 8 {
                 return unsupported("uncompressed DICOM frames in planes");
             }
-            Ok(FrameCoding { block: BlockCoding::Packed { packing: Packing::None, samples }, native, note: None })
+            Ok(FrameCoding { block: BlockCoding::Packed { packing: Packing::None, samples }, note: None })
         }
         ".4.50" | ".4.51" => {
             let stated = match (photometric, samples, bits_allocated) {
@@ -96,7 +71,7 @@ pub fn frame_coding(header: &Header, first: &[u8]) -> Result<FrameCoding> {
                 )
             });
             let block = BlockCoding::Jpeg { tables: None, colour: told.unwrap_or(stated) };
-            Ok(FrameCoding { block, native: Native::default(), note })
+            Ok(FrameCoding { block, note })
         }
         // The codestream's own component transform (YBR_ICT, YBR_RCT) is undone by its decoder.
         ".4.90" | ".4.91" => {
@@ -105,12 +80,46 @@ pub fn frame_coding(header: &Header, first: &[u8]) -> Result<FrameCoding> {
                 ("RGB" | "YBR_ICT" | "YBR_RCT", 3, 8) => jpeg::Colour::Rgb,
                 _ => return unsupported("JPEG2000 frames"),
             };
-            Ok(FrameCoding { block: BlockCoding::Jpeg2000 { colour }, native: Native::default(), note: None })
+            Ok(FrameCoding { block: BlockCoding::Jpeg2000 { colour }, note: None })
         }
-        ".4.80" | ".4.81" => Err(Error::Unsupported("JPEG-LS frames".into())),
-        ".5" => Err(Error::Unsupported("run-length coded (RLE) frames".into())),
+        ".4.80" | ".4.81" => match samples_of(header) {
+            Some(samples) if samples.bits == 8 => {
+                Ok(FrameCoding { block: BlockCoding::JpegLs { samples }, note: None })
+            }
+            _ => unsupported("JPEG-LS frames"),
+        },
+        // Always in planes, whatever PlanarConfiguration says.
+        ".5" => match samples_of(header) {
+            Some(samples) if samples.bits == 8 => {
+                let packing = Packing::Rle { planes: samples.per_pixel };
+                let samples = Samples { planes: samples.per_pixel == 3, ..samples };
+                Ok(FrameCoding { block: BlockCoding::Packed { packing, samples }, note: None })
+            }
+            _ => unsupported("run-length coded (RLE) frames"),
+        },
         _ => Err(Error::Unsupported("DICOM frames of another transfer syntax than are known here".into())),
     }
+}
+
+/// What the samples of frames mean that are neither JPEG nor JPEG2000, where all bits are used.
+fn samples_of(header: &Header) -> Option<Samples> {
+    let Header { samples, bits_allocated: bits, .. } = *header;
+    let (white_is_zero, ybr) = match (header.photometric.as_str(), samples, bits) {
+        ("MONOCHROME2", 1, 8 | 16) | ("RGB", 3, 8 | 16) => (false, false),
+        ("MONOCHROME1", 1, 8 | 16) => (true, false),
+        ("YBR_FULL", 3, 8) => (false, true),
+        _ => return None,
+    };
+    (header.bits_stored == bits).then_some(Samples {
+        bits: bits as u16,
+        per_pixel: samples as u16,
+        white_is_zero,
+        alpha: Alpha::Ignored,
+        predictor: false,
+        big_endian: false,
+        planes: false,
+        ybr,
+    })
 }
 
 /// A code string as it may stand in a message: the standard's words hold nothing else.
@@ -147,39 +156,6 @@ fn jpeg_colour(stream: &[u8]) -> Option<jpeg::Colour> {
     adobe.or(ids).or(jfif)
 }
 
-impl Native {
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_plain(self) -> bool {
-        self == Native::default()
-    }
-
-    /// Brings 8-bit samples of three colours into the order R G B, pixel after pixel. `staging` is changed.
-    pub fn to_rgb(self, samples: &mut Vec<u8>, staging: &mut Vec<u8>) {
-        if self.planes {
-            let plane = samples.len() / 3;
-            staging.clear();
-            staging.resize(plane * 3, 0);
-            for (c, from) in samples.chunks_exact(plane.max(1)).take(3).enumerate() {
-                for (to, value) in staging.iter_mut().skip(c).step_by(3).zip(from) {
-                    *to = *value;
-                }
-            }
-            std::mem::swap(samples, staging);
-        }
-        if self.ybr {
-            for pixel in samples.chunks_exact_mut(3) {
-                let [y, cb, cr] = [f32::from(pixel[0]), f32::from(pixel[1]) - 128.0, f32::from(pixel[2]) - 128.0];
-                // PS3.3 C.7.6.3.1.2 (full range, ITU-R BT.601); the cast saturates.
-                let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
-                for (out, value) in pixel.iter_mut().zip(rgb) {
-                    *out = (value + 0.5) as u8;
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,16 +174,5 @@ mod tests {
         assert_eq!(jpeg_colour(&frame([1, 2, 3])), None);
         assert_eq!(jpeg_colour(b""), None);
         assert_eq!(jpeg_colour(&[0xff; 40]), None);
-    }
-
-    #[test]
-    fn native_samples_become_rgb() {
-        let mut staging = Vec::new();
-        let mut planes = vec![1, 2, 10, 20, 100, 200];
-        Native { planes: true, ybr: false }.to_rgb(&mut planes, &mut staging);
-        assert_eq!(planes, [1, 10, 100, 2, 20, 200]);
-        let mut ybr = vec![255, 128, 128, 76, 85, 255, 0, 0, 0];
-        Native { planes: false, ybr: true }.to_rgb(&mut ybr, &mut staging);
-        assert_eq!(ybr, [255, 255, 255, 254, 0, 0, 0, 135, 0]);
     }
 }

@@ -4,10 +4,10 @@
 
 use super::super::source::Source;
 use super::super::{BlockKind, Level, Scale};
-use super::coding::{self, FrameCoding};
+use super::coding;
 use super::frames::Frames;
 use super::header::{Header, Position};
-use crate::codec::{Scratch, Target};
+use crate::codec::{BlockCoding, Scratch, Target};
 use crate::error::{Error, Result};
 
 /// Largest frame that is accepted, in pixels: as for TIFF blocks.
@@ -38,7 +38,7 @@ pub struct DicomLevel {
     /// What it is.
     pub level: Level,
     grid_columns: u32,
-    coding: FrameCoding,
+    coding: BlockCoding,
     tiles: Tiles,
     /// The first frame of each file, counted through, and its frames.
     parts: Vec<(u64, Frames)>,
@@ -95,8 +95,9 @@ impl DicomLevel {
         }
         let beginning = parts.first().map(|(_, part)| part.first_bytes(4096)).unwrap_or_default();
         let coding = coding::frame_coding(&first, &beginning)?;
-        notes.extend(coding.note.clone());
-        level.coding = coding.block.kind();
+        notes.extend(coding.note);
+        let coding = coding.block;
+        level.coding = coding.kind();
         Ok(DicomLevel { level, grid_columns, coding, tiles, parts })
     }
 
@@ -135,10 +136,7 @@ impl DicomLevel {
         if let Err(why) = part.read(frame - first, most_bytes, &mut scratch.compressed)? {
             return Ok(Err(why));
         }
-        if !self.coding.native.is_plain() {
-            self.coding.native.to_rgb(&mut scratch.compressed, &mut scratch.staging);
-        }
-        Ok(self.coding.block.decode(scratch, size, scale, &mut target).map(|()| BlockKind::Decoded))
+        Ok(self.coding.decode(scratch, size, scale, &mut target).map(|()| BlockKind::Decoded))
     }
 }
 

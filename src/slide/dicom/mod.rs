@@ -6,13 +6,13 @@
 //! that is an exact reduction) is a level, LABEL and OVERVIEW are never read. A level may be split (concatenation).
 //! TILED_FULL, TILED_SPARSE (a missing frame is background); of several focal planes the middle one is read, several
 //! optical paths are refused.
-//! Codings: JPEG baseline and extended of 8 bits, uncompressed (grey, RGB, YBR_FULL; chunky or planes); explicit and
-//! implicit VR, little endian. JPEG2000, JPEG-LS and RLE are [`Error::Unsupported`] here and go through OpenSlide where it
-//! knows them.
+//! Codings: JPEG baseline and extended of 8 bits, JPEG2000, uncompressed (grey, RGB, YBR_FULL; chunky or planes), JPEG-LS and
+//! RLE of 8 bits (the same colours); explicit and implicit VR, little endian. Others are [`Error::Unsupported`] here and go
+//! through OpenSlide where it knows them.
 //! Reference: DICOM PS3.3 A.32.8 and C.8.12, PS3.5; openslide.org/formats/dicom.
 //! Fixtures: testdata/dicom/.
 //! Known differences to OpenSlide: what a JPEG stream says of its colours goes before PhotometricInterpretation (as pydicom
-//! does it); implicit VR, YBR_FULL, grey, planes, 16 bits and sparse images with focal planes are read; an incomplete
+//! does it); JPEG-LS, RLE, implicit VR, YBR_FULL, grey, planes, 16 bits and sparse images with focal planes are read; an incomplete
 //! TILED_FULL image or concatenation is damaged, not white; a thumbnail can be a level.
 
 mod coding;

@@ -193,3 +193,32 @@ fn an_incomplete_image_is_damaged() {
     let read = try_to_read(&copy);
     assert!(read.is_err(), "cut short");
 }
+
+/// JPEG-LS and RLE frames that say something else than the header, or end too early.
+#[test]
+fn a_frame_that_contradicts_the_header_is_an_error() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("x.dcm");
+    let read = |folder: &str, what: &[u8], at: usize, with: &[u8]| {
+        let mut bytes = std::fs::read(&files(&fixtures().join(folder))[0]).expect("readable");
+        let place = bytes.windows(what.len()).rposition(|w| w == what).expect("there") + at;
+        bytes[place..place + with.len()].copy_from_slice(with);
+        std::fs::write(&path, bytes).expect("writes");
+        try_to_read(&path).map_err(|e| e.to_string())
+    };
+    let frame: &[u8] = &[0xff, 0xf7, 0, 17, 8, 0, 32, 0, 32, 3];
+    let grey: &[u8] = &[0xff, 0xf7, 0, 11, 8, 0, 32, 0, 32, 1];
+    for (folder, what, at, with, why) in [
+        ("jpegls_pixels", frame, 5, &[0xff; 4][..], "65535 x 65535 px"),
+        ("jpegls_planes", frame, 9, &[1], "1 components, 3 expected"),
+        ("jpegls_grey", grey, 9, &[3], "3 components, 1 expected"),
+        ("jpegls_near", &[0xff, 0xda, 0, 12, 3], 20, &[0xff, 0xd9], "JPEG-LS"),
+        ("rle", &[3, 0, 0, 0, 64, 0, 0, 0], 0, &[2], "2 segments, 3 expected"),
+        ("rle_grey", &[1, 0, 0, 0, 64, 0, 0, 0], 0, &[3], "3 segments, 1 expected"),
+        ("rle_ybr", &[3, 0, 0, 0, 64, 0, 0, 0], 8, &[0xff; 4], "outside the frame"),
+    ] {
+        assert_eq!(read(folder, what, 0, &[]), Ok(()), "{folder} as it is");
+        let error = read(folder, what, at, with).expect_err(folder);
+        assert!(error.contains(why), "{folder}: {error}");
+    }
+}
