@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTDATA, CORPUS = ROOT / "testdata", ROOT / "fuzz" / "corpus"
 
 # The seeds are committed.
-MAX_SEED_BYTES, MAX_TOTAL_BYTES = 12_000, 330_000
+MAX_SEED_BYTES, MAX_TOTAL_BYTES = 12_000, 400_000
 
 # Tags of a TIFF whose values are offsets of blocks, and those of their sizes.
 OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)
@@ -185,6 +185,14 @@ def other_blocks():
         put("blocks", f"webp_{name}", struct.pack("<BHH", 1, 32, 32) + stream)
 
 
+def jpegls_blocks():
+    for path in sorted((TESTDATA / "dicom").glob("jpegls_*/*.dcm")):
+        content = path.read_bytes()
+        begin = content.index(b"\xff\xd8\xff\xf7")
+        stream = content[begin:content.index(b"\xff\xd9", begin) + 2]
+        put("blocks", path.parent.name, struct.pack("<BHH", 0x20 | (0 if "grey" in path.parent.name else 2), 32, 32) + stream)
+
+
 def descriptions():
     for path in sorted((TESTDATA / "generated").glob("aperio_*.svs")):
         with tifffile.TiffFile(path) as tiff:
@@ -211,6 +219,7 @@ def main():
     metadata()
     jpegs()
     other_blocks()
+    jpegls_blocks()
     lossless()
     descriptions()
     profiles()
