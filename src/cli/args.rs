@@ -288,8 +288,9 @@ pub struct EmbedArgs {
     /// The run.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Encoder: an id of 'paraffin encoders list', or an ONNX file with its card beside it (same name, .toml)
-    #[arg(long, value_name = "ID|FILE.onnx", visible_alias = "patch-encoder", default_value = DEFAULT_ID, help_heading = "Encoder")]
+    /// Encoder: an id of 'paraffin encoders list', a folder that scripts/export_onnx.py wrote, or an ONNX file with its card
+    /// beside it (same name, .toml)
+    #[arg(long, value_name = "ID|FILE.onnx|DIR", visible_alias = "patch-encoder", default_value = DEFAULT_ID, help_heading = "Encoder")]
     pub encoder: String,
     /// Card of the ONNX file, where it does not lie beside it
     #[arg(long, value_name = "TOML", help_heading = "Encoder")]
