@@ -89,6 +89,9 @@ fn find_plain(name: &str, card: Option<&Path>, compute: Option<Compute>) -> Resu
             Err(Error::Encoder(format!("no such file: {name}")))
         };
     }
+    if name.contains('/') {
+        return Err(Error::Encoder(format!("no such file or folder: {name}")));
+    }
     if card.is_some() {
         return Err(Error::Usage("--card belongs to --encoder FILE.onnx".into()));
     }
@@ -386,7 +389,9 @@ mod tests {
     #[test]
     fn unknown_names_and_broken_cards_are_told() {
         assert!(find("uni9", None, None).expect_err("unknown").to_string().contains("encoders list"));
-        assert!(find("nowhere.onnx", None, None).expect_err("missing").to_string().contains("no such file"));
+        for missing in ["nowhere.onnx", "nowhere/"] {
+            assert!(find(missing, None, None).expect_err("missing").to_string().contains("no such file"));
+        }
         let (_, card) = CARDS.iter().find(|(id, _)| *id == DEFAULT_ID).expect("compiled in");
         let broken = card.replace("px = 224", "px = 2");
         assert!(Card::parse(&broken).expect_err("refused").to_string().contains("2 px"));
