@@ -171,7 +171,9 @@ impl Session {
         if job.has_begun() {
             job.write_manifest(&kinds)?;
         }
-        if (shown && !specs.is_empty()) || !failures.is_empty() {
+        // Of a run that could not start there is nothing to tell but why.
+        let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;
+        if (shown && ran && !specs.is_empty()) || !failures.is_empty() {
             let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
             eprint!("{table}");
         }
