@@ -30,6 +30,14 @@ fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
 }
 
+/// That two OUTs hold the same; a difference is told by the files' names.
+#[track_caller]
+fn assert_same(got: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>) {
+    let names = got.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+    let differ: Vec<_> = names.into_iter().filter(|name| got.get(*name) != expected.get(*name)).collect();
+    assert!(differ.is_empty(), "these differ: {differ:?}");
+}
+
 #[test]
 fn the_real_slide_gives_what_the_readers_expect() {
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -129,14 +137,15 @@ fn the_same_bytes_for_any_number_of_threads_and_any_neighbours() {
         ("eight", &["--threads", "8"]),
         ("batches", &["--threads", "2", "--batch-size", "7"]),
     ] {
-        assert_eq!(embed(name, words), one, "{name}");
+        println!("{name}");
+        assert_same(&embed(name, words), &one);
     }
     // Slide by slide, without the others in its batches: the whole OUT is the same.
     let alone = directory.path().join("alone");
     for slide in files(&slides) {
         run_to(0, &["embed", text(&slides.join(slide)), "-o", text(&alone), "--batch-size", "7"]);
     }
-    assert_eq!(contents(&alone), one, "slide by slide");
+    assert_same(&contents(&alone), &one);
 }
 
 #[test]
@@ -168,7 +177,7 @@ fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
             // It was done before: what is left of the ten moments falls on a new run.
             Some(code) => {
                 assert_eq!(code, 0);
-                assert_eq!(contents(&out), expected);
+                assert_same(&contents(&out), &expected);
                 fs::remove_dir_all(&out).expect("removed");
             }
         }
@@ -182,9 +191,42 @@ fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
     }
     assert!(killed >= 5, "{killed} of 40 runs were killed before their end");
     run_to(0, &words);
-    assert_eq!(contents(&out), expected);
+    assert_same(&contents(&out), &expected);
     let said = run_to(0, &["verify", text(&out)]);
     assert!(said.contains("all whole"), "{said}");
+}
+
+#[test]
+fn what_a_killed_run_leaves_is_cleared_by_the_next_though_it_has_nothing_to_do() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (out, killed) = (directory.path().join("out"), directory.path().join("killed"));
+    run_to(0, &["embed", text(&real_slide()), "-o", text(&out)]);
+    let expected = contents(&out);
+    // The name of a temporary file whose process is gone.
+    let is_part = |f: &PathBuf| f.to_string_lossy().ends_with(".part");
+    let part = (1..).find_map(|n| {
+        let mut child = paraffin(&["embed", text(&real_slide()), "-o", text(&killed)]).stderr(Stdio::null()).spawn();
+        let child = child.as_mut().expect("starts");
+        std::thread::sleep(Duration::from_millis(40 * n));
+        child.kill().expect("kills");
+        assert!(child.wait().expect("ends").code().is_none(), "it was never killed amid a file");
+        killed.is_dir().then(|| files(&killed).into_iter().find(is_part))?
+    });
+    let part = part.expect("endless");
+    let name = part.file_name().expect("a name");
+    let directories: std::collections::BTreeSet<_> =
+        files(&out).iter().map(|f| f.parent().expect("a directory").to_owned()).collect();
+    assert!(directories.contains(Path::new("")) && directories.len() == 8, "{directories:?}");
+    for directory in &directories {
+        fs::write(out.join(directory).join(name), "half").expect("writes");
+    }
+    // Killed between its last record and the manifest.
+    fs::remove_file(out.join("site-manifest.json")).expect("removes");
+    let said = run_to(0, &["embed", text(&real_slide()), "-o", text(&out)]);
+    assert!(said.contains("nothing to do"), "{said}");
+    assert_same(&contents(&out), &expected);
+    let left: Vec<_> = files(&out).into_iter().filter(is_part).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -219,7 +261,7 @@ fn a_second_run_does_nothing_and_damage_is_found() {
     let before = contents(&out);
     let said = run_to(0, &words);
     assert!(said.contains("nothing to do: 1 slide done before"), "{said}");
-    assert_eq!(contents(&out), before);
+    assert_same(&contents(&out), &before);
     let features = out.join(FEATURES);
     let whole = fs::read(&features).expect("readable");
     let mut flipped = whole.clone();
@@ -233,11 +275,11 @@ fn a_second_run_does_nothing_and_damage_is_found() {
         assert_eq!(said.status.code(), Some(1), "verify finds it");
         let said = run_to(0, &words);
         assert!(said.contains("done again") && said.contains(words_said), "{said}");
-        assert_eq!(contents(&out), before);
+        assert_same(&contents(&out), &before);
     }
     fs::remove_file(&features).expect("removes");
     run_to(0, &words);
-    assert_eq!(contents(&out), before);
+    assert_same(&contents(&out), &before);
 }
 
 #[test]
@@ -282,15 +324,26 @@ fn one_bad_slide_never_stops_a_batch() {
     // Who waited for whom, of all slides together.
     let waited = said.lines().find(|l| l.starts_with("waited: encoders for tiles ")).expect("a stall report");
     assert!(waited.contains("readers for encoders ") && waited.contains("all for the disk "), "{waited}");
+    let failures = out.join("site-private/failures").join(GRID).join("features_efficientnet-lite0");
     for (id, kind) in [("text", "not-a-slide"), ("empty", "not-a-slide"), ("short", "damaged"), ("no_mpp", "mpp")] {
         assert!(said.lines().any(|l| l.starts_with(id) && l.contains(kind)), "{id} {kind} in:\n{said}");
-        assert!(out.join(format!("site-private/failures/{id}.json")).is_file());
+        assert!(failures.join(format!("{id}.json")).is_file());
     }
+    let failed = |out: &Path| -> serde_json::Value {
+        let text = fs::read(out.join("site-manifest.json")).expect("a manifest");
+        serde_json::from_slice::<serde_json::Value>(&text).expect("JSON")["artefacts"][0]["failures"].clone()
+    };
+    assert_eq!(failed(&out), serde_json::json!({"damaged": 1, "mpp": 1, "not-a-slide": 2}));
     assert!(said.contains("--mpp"), "the advice: {said}");
     // With the advice taken, the rest is done and the failure forgotten.
     let slide = slides.join("no_mpp.svs");
     run_to(0, &["embed", text(&slide), "-o", text(&out), "--mpp", "0.25"]);
-    assert!(!out.join("site-private/failures/no_mpp.json").exists());
+    assert!(!failures.join("no_mpp.json").exists());
+    assert_eq!(
+        failed(&out),
+        serde_json::json!({"damaged": 1, "not-a-slide": 2}),
+        "also of slides this run did not meet"
+    );
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Session {
             }
         }
         if nothing {
-            job.write_manifest_if_missing()?;
+            job.write_manifest()?;
             return Ok(Start::Done(ExitCode::SUCCESS));
         }
         let meter = Arc::new(Meter::default());
@@ -164,12 +164,8 @@ impl Session {
         let shown = progress.shows();
         drop(progress);
         let failures = failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut kinds = BTreeMap::new();
-        for failure in &failures {
-            *kinds.entry(failure.kind.to_string()).or_default() += 1;
-        }
         if job.has_begun() {
-            job.write_manifest(&kinds)?;
+            job.write_manifest()?;
         }
         // Of a run that could not start there is nothing to tell but why.
         let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;

@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::digest;
@@ -28,9 +29,9 @@ use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
 use crate::record::done::{self, Status};
-use crate::record::manifest::{Failures, MANIFEST_NAME, SiteManifest};
+use crate::record::manifest::{Failures, SiteManifest};
 use crate::record::publish::{self, TempFile};
-use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
+use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs, list};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
@@ -144,7 +145,8 @@ impl Job {
         tiles.chain(self.vectors.iter().map(Vectors::artefact))
     }
 
-    /// Makes OUT and refuses it where it holds results made under another contract. Binds it to nothing yet.
+    /// Makes OUT, refuses it where it holds results made under another contract, and clears away what killed runs of this
+    /// host left in it. Binds it to nothing yet.
     ///
     /// # Errors
     /// [`Error::Write`] where OUT cannot be written, [`Error::Incompatible`] naming what differs.
@@ -153,12 +155,28 @@ impl Job {
         let made = |what: &str, result: io::Result<()>| result.map_err(|e| Error::write(what, e));
         made("OUT", publish::create_dir_all(&private))?;
         made(PRIVATE, fs::set_permissions(&private, fs::Permissions::from_mode(0o700)))?;
-        made(PRIVATE, publish::create_dir_all(&private.join("failures")))?;
-        self.artefacts().try_for_each(|a| check_contract(&self.grid_dir, &a.name, &a.contract))
+        self.artefacts().try_for_each(|a| check_contract(&self.grid_dir, &a.name, &a.contract))?;
+        self.sweep().map_err(|e| Error::write("OUT", e))
     }
 
-    /// Binds OUT to the run's contracts, makes its directories, and clears away what killed runs of this host left there.
-    /// `onnxruntime` is its version, for the records.
+    /// Clears away what killed runs of this host left anywhere in OUT, also those of other grids: whoever comes next may have
+    /// nothing to do there.
+    fn sweep(&self) -> io::Result<()> {
+        let private = self.out.join(PRIVATE);
+        let mut directories = vec![self.out.clone(), private.join("ids")];
+        for (grid, _) in list(&self.failures_dir())? {
+            let grid = self.failures_dir().join(grid);
+            directories.extend(list(&grid)?.into_iter().map(|(artefact, _)| grid.join(artefact)));
+        }
+        for grid in grid_dirs(&self.out)? {
+            directories.extend(["contracts", "overviews"].map(|name| grid.join(name)));
+            directories
+                .extend(artefacts(&grid)?.into_iter().flat_map(|a| [grid.join("records").join(&a), grid.join(a)]));
+        }
+        directories.iter().try_for_each(|directory| publish::sweep_stale_parts(directory).map(|_| ()))
+    }
+
+    /// Binds OUT to the run's contracts and makes its directories. `onnxruntime` is its version, for the records.
     ///
     /// # Errors
     /// As [`Job::open_out`].
@@ -171,7 +189,6 @@ impl Job {
         directories.extend(self.artefacts().flat_map(|a| [a.name.clone(), format!("records/{}", a.name)]));
         for directory in directories.iter().map(|d| self.grid_dir.join(d)) {
             made(publish::create_dir_all(&directory))?;
-            made(publish::sweep_stale_parts(&directory).map(|_| ()))?;
         }
         self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))?;
         let _ = self.onnxruntime.set(onnxruntime.map(Into::into));
@@ -370,47 +387,76 @@ impl Job {
         Ok(())
     }
 
+    /// Where the notes of failed slides lie, by grid and artefact.
+    fn failures_dir(&self) -> PathBuf {
+        self.out.join(PRIVATE).join("failures")
+    }
+
     fn failure_file(&self, id: &str) -> PathBuf {
-        self.out.join(PRIVATE).join("failures").join(format!("{id}.json"))
+        let grid = self.grid_dir.file_name().unwrap_or_default();
+        self.failures_dir().join(grid).join(self.goal_name()).join(format!("{id}.json"))
     }
 
     /// Notes why a slide failed, with its path, in `site-private/failures`.
     pub fn note_failure(&self, id: &str, path: &Path, error: &Error) {
-        let failure = json!({
-            "id": id,
-            "artefact": self.goal().name,
-            "kind": error.kind(),
-            "message": error.to_string(),
-            "path": path.to_string_lossy(),
-        });
+        let failure = FailureNote {
+            id: id.to_string(),
+            kind: error.kind().to_string(),
+            message: error.to_string(),
+            path: path.to_string_lossy().into_owned(),
+        };
+        let text = serde_json::to_string_pretty(&failure).unwrap_or_default() + "\n";
+        let file = self.failure_file(id);
+        let directory = file.parent().unwrap_or(&self.out);
         // The failure itself is told in the table; a note that cannot be written is no second one.
-        let _ = publish::write_atomic(&self.failure_file(id), format!("{failure:#}\n").as_bytes());
+        let _ = publish::create_dir_all(directory).and_then(|()| publish::write_atomic(&file, text.as_bytes()));
     }
 
     fn forget_failure(&self, id: &str) {
         let _ = fs::remove_file(self.failure_file(id));
     }
 
-    /// Writes `site-manifest.json` from the records that are there; `failed_kinds` counts this run's failures.
+    /// Writes `site-manifest.json` from what OUT holds, whichever runs made it.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn write_manifest(&self, failed_kinds: &BTreeMap<String, u64>) -> Result<()> {
-        let grid = self.grid_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut failures = Failures::new();
-        if !failed_kinds.is_empty() {
-            failures.insert((grid, self.goal().name.clone()), failed_kinds.clone());
-        }
-        SiteManifest::gather(&self.out, &failures, self.runtime())?.write(&self.out)
+    pub fn write_manifest(&self) -> Result<()> {
+        SiteManifest::gather(&self.out, &self.failures()?)?.write(&self.out)
     }
 
-    /// The same, where a run that had nothing to do finds none.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn write_manifest_if_missing(&self) -> Result<()> {
-        if self.out.join(MANIFEST_NAME).is_file() { Ok(()) } else { self.write_manifest(&BTreeMap::new()) }
+    /// The slides that failed and have not been done since, counted.
+    fn failures(&self) -> Result<Failures> {
+        let listed = |directory: &Path| {
+            list(directory).map_err(|e| Error::Output(format!("{PRIVATE}/failures cannot be listed: {e}")))
+        };
+        let mut failures = Failures::new();
+        let root = self.failures_dir();
+        for (grid, _) in listed(&root)? {
+            for (artefact, _) in listed(&root.join(&grid))? {
+                let directory = root.join(&grid).join(&artefact);
+                let kinds: &mut BTreeMap<String, u64> = failures.entry((grid.clone(), artefact)).or_default();
+                for (name, _) in listed(&directory)?.iter().filter(|(name, _)| !name.starts_with('.')) {
+                    let note = fs::read(directory.join(name)).ok();
+                    let note = note.and_then(|text| serde_json::from_slice::<FailureNote>(&text).ok());
+                    // None where another worker has just done the slide.
+                    if let Some(note) = note {
+                        *kinds.entry(note.kind).or_default() += 1;
+                    }
+                }
+            }
+        }
+        Ok(failures)
     }
+}
+
+/// Why a slide failed, as `site-private/failures` keeps it.
+#[derive(Serialize, Deserialize)]
+struct FailureNote {
+    id: String,
+    /// [`Error::kind`].
+    kind: String,
+    message: String,
+    path: String,
 }
 
 fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {

@@ -28,8 +28,6 @@ pub struct SiteManifest {
     pub schema: String,
     /// Each artefact of each grid, by grid and artefact in alphabetical order.
     pub artefacts: Vec<ArtefactSummary>,
-    /// What wrote the manifest.
-    pub runtime: Runtime,
 }
 
 /// One artefact of one grid.
@@ -49,7 +47,7 @@ pub struct ArtefactSummary {
     pub tiles: u64,
     /// Their tiles that could not be read.
     pub tiles_failed: u64,
-    /// Slides that failed in the run that wrote the manifest, by the error's kind.
+    /// Slides that failed and have not been done since, by the error's kind.
     pub failures: BTreeMap<String, u64>,
     /// Slides by the source of their mpp.
     pub mpp_sources: BTreeMap<String, Count>,
@@ -84,7 +82,7 @@ impl SiteManifest {
     ///
     /// # Errors
     /// [`Error::Output`] where a directory or a contract cannot be read.
-    pub fn gather(out: &Path, failures: &Failures, runtime: Runtime) -> Result<Self> {
+    pub fn gather(out: &Path, failures: &Failures) -> Result<Self> {
         let unreadable = |e: std::io::Error| Error::Output(format!("OUT cannot be listed: {e}"));
         let mut summaries = Vec::new();
         for grid_dir in grid_dirs(out).map_err(unreadable)? {
@@ -112,7 +110,7 @@ impl SiteManifest {
                 summaries.push(summary);
             }
         }
-        Ok(SiteManifest { schema: MANIFEST_SCHEMA.into(), artefacts: summaries, runtime })
+        Ok(SiteManifest { schema: MANIFEST_SCHEMA.into(), artefacts: summaries })
     }
 
     /// Writes it into `out`, whole or not at all.
@@ -175,7 +173,7 @@ mod tests {
         std::fs::write(grid.join("records/patches/SecretBroken.json"), "{").unwrap();
         let kinds = BTreeMap::from([("mpp".to_owned(), 2)]);
         let failures = BTreeMap::from([(("20x_256px_0px_overlap".to_owned(), "patches".to_owned()), kinds.clone())]);
-        let manifest = SiteManifest::gather(out.path(), &failures, examples::runtime()).unwrap();
+        let manifest = SiteManifest::gather(out.path(), &failures).unwrap();
         manifest.write(out.path()).unwrap();
         let path = out.path().join(MANIFEST_NAME);
         assert_eq!(SiteManifest::read(&path).unwrap(), manifest);
