@@ -204,15 +204,20 @@ fn what_a_killed_run_leaves_is_cleared_by_the_next_though_it_has_nothing_to_do()
     let expected = contents(&out);
     // The name of a temporary file whose process is gone.
     let is_part = |f: &PathBuf| f.to_string_lossy().ends_with(".part");
-    let part = (1..).find_map(|n| {
+    let features = killed.join(GRID).join("features_efficientnet-lite0");
+    let part = (0..20).find_map(|_| {
         let mut child = paraffin(&["embed", text(&real_slide()), "-o", text(&killed)]).stderr(Stdio::null()).spawn();
         let child = child.as_mut().expect("starts");
-        std::thread::sleep(Duration::from_millis(40 * n));
-        child.kill().expect("kills");
-        assert!(child.wait().expect("ends").code().is_none(), "it was never killed amid a file");
-        killed.is_dir().then(|| files(&killed).into_iter().find(is_part))?
+        while child.try_wait().expect("waits").is_none() {
+            if fs::read_dir(&features).is_ok_and(|mut entries| entries.next().is_some()) {
+                child.kill().expect("kills");
+            }
+        }
+        let part = files(&killed).into_iter().find(is_part);
+        fs::remove_dir_all(&killed).expect("removes");
+        part
     });
-    let part = part.expect("endless");
+    let part = part.expect("a run killed amid a file");
     let name = part.file_name().expect("a name");
     let directories: std::collections::BTreeSet<_> =
         files(&out).iter().map(|f| f.parent().expect("a directory").to_owned()).collect();
