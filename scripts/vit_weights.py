@@ -9,7 +9,10 @@ from weights_file import Unreadable
 
 # What stands at the same place in every block, under the names of each scheme: a regular expression and timm's name.
 QKV = {"query": "q", "key": "k", "value": "v"}
-HF_BLOCK = [
+HF_COMMON = [
+    (r"embeddings\.cls_token$", "cls_token"),
+    (r"embeddings\.position_embeddings$", "pos_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", lambda m: f"blocks.{m[1]}.attn.{QKV[m[2]]}."),
     (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
 ]
@@ -24,10 +27,7 @@ SCHEMES = {
         (r"register_tokens$", "reg_token"),
     ],
     "hf-vit": [
-        (r"embeddings\.cls_token$", "cls_token"),
-        (r"embeddings\.position_embeddings$", "pos_embed"),
-        (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        *HF_BLOCK,
+        *HF_COMMON,
         (r"encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
         (r"encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
         (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
@@ -35,11 +35,8 @@ SCHEMES = {
         (r"layernorm\.", "norm."),
     ],
     "hf-dinov2": [
-        (r"embeddings\.cls_token$", "cls_token"),
         (r"embeddings\.register_tokens$", "reg_token"),
-        (r"embeddings\.position_embeddings$", "pos_embed"),
-        (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        *HF_BLOCK,
+        *HF_COMMON,
         (r"encoder\.layer\.(\d+)\.norm([12])\.", r"blocks.\1.norm\2."),
         (r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
         (r"encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),

@@ -44,6 +44,16 @@ pub enum Error {
     /// A library that is loaded at run time is missing or unfit.
     #[error("{0}")]
     Library(String),
+    /// A device cannot compute here.
+    #[error(
+        "--device {device} cannot be used: {why} ('paraffin doctor' tells what is missing; --device cpu works without)"
+    )]
+    Device {
+        /// The device as `--device` names it.
+        device: String,
+        /// The reason.
+        why: String,
+    },
     /// The encoder's model or card is unusable.
     #[error("encoder: {0}")]
     Encoder(String),
@@ -90,7 +100,7 @@ impl Error {
             Error::Mpp(_) => "mpp",
             Error::Block { .. } => "block",
             Error::Read(_) => "read",
-            Error::Library(_) => "library",
+            Error::Library(_) | Error::Device { .. } => "library",
             Error::Encoder(_) | Error::DeviceMemory(_) => "encoder",
             Error::Tissue(_) => "tissue",
             Error::Write { .. } => "write",

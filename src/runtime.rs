@@ -126,6 +126,14 @@ fn onnxruntime_files(dir: &Path, stem: &str) -> Vec<PathBuf> {
     plain.is_file().then_some(plain).into_iter().chain(versions.into_iter().map(|(_, path)| path)).collect()
 }
 
+/// A line `<name>:  <number> kB` of a file below `/proc`, in bytes.
+#[must_use]
+pub fn proc_bytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

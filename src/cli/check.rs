@@ -13,6 +13,7 @@ use crate::encoder::library;
 use crate::encoder::onnx::{OnnxModel, SessionOptions};
 use crate::encoder::registry::Available;
 use crate::error::{Error, Result};
+use crate::runtime;
 
 /// How to check.
 pub struct Options {
@@ -34,7 +35,7 @@ const LEAST_COSINE: f64 = 0.9999;
 pub fn run(encoder: &Available, options: Options) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or(cores, NonZeroUsize::get);
-    let batch = options.batch.map_or(if options.device == Device::Cpu { 1 } else { 64 }, NonZeroUsize::get);
+    let batch = options.batch.map_or(options.device.default_batch(), NonZeroUsize::get);
     let start = Instant::now();
     let model = OnnxModel::open(encoder, SessionOptions { device: options.device, threads, batch })?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -136,7 +137,5 @@ fn rate(session: &mut impl Encoder, tiles: &[Vec<u8>], batch: usize) -> Result<f
 
 /// Most memory this process ever had resident, in bytes.
 fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+    runtime::proc_bytes("/proc/self/status", "VmHWM")
 }

@@ -7,6 +7,7 @@ use crate::encoder::device::Device;
 use crate::encoder::library;
 use crate::encoder::onnx::{OnnxModel, SessionOptions};
 use crate::encoder::registry::{self, DEFAULT_ID};
+use crate::error::Error;
 use crate::slide::openslide;
 
 /// Runs the command: exit code 0 if the main job can run, 1 otherwise.
@@ -48,8 +49,10 @@ fn tell(name: &str, result: Result<(), String>) -> bool {
 fn try_device(device: Device) -> Result<(), String> {
     let encoder = registry::find(DEFAULT_ID, None, None).map_err(|e| e.to_string())?;
     let options = SessionOptions { device, threads: 1, batch: 1 };
-    let told = |e: crate::Error| {
-        e.to_string().replace(" ('paraffin doctor' tells what is missing; --device cpu works without)", "")
+    // Not with the advice to call this command.
+    let told = |e| match e {
+        Error::Device { why, .. } => why,
+        e => e.to_string(),
     };
     let mut session = OnnxModel::open(&encoder, options).map_err(told)?.encoder();
     let px = encoder.card.input.px as usize;

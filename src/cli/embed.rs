@@ -115,7 +115,6 @@ fn batch_size(args: &EmbedArgs, devices: &Devices, encoder: &Available) -> Resul
                 .into(),
         ));
     }
-    // Measured: the smallest batch stays in the cache of a single-threaded session (benches/RESULTS.md).
-    let default = if devices.is_cpu() { 1 } else { 64 };
-    Ok(args.batch_size.unwrap_or(default).clamp(1, 4096))
+    let default = devices.as_slice().iter().map(|d| d.default_batch()).max();
+    Ok(args.batch_size.or(default).unwrap_or(1).clamp(1, 4096))
 }

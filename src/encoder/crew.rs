@@ -9,6 +9,7 @@ use super::halving::{Halving, Limit};
 use super::onnx::{OnnxModel, SessionOptions};
 use super::registry::Available;
 use crate::error::{Error, Result};
+use crate::runtime;
 
 /// Batches that a card has in flight: the next one is copied while one is computed.
 const IN_FLIGHT: usize = 2;
@@ -104,10 +105,7 @@ fn rate(crew: &mut [Box<dyn Encoder>], tiles: &[u8], batch: usize) -> Result<f64
 
 /// Whether the machine's free memory holds the model twice, with half of it to spare.
 fn fits_twice(bytes: u64) -> bool {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let free = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map(|kb| kb * 1024);
-    free.is_some_and(|free| free / 4 > bytes)
+    runtime::proc_bytes("/proc/meminfo", "MemAvailable").is_some_and(|free| free / 4 > bytes)
 }
 
 #[cfg(test)]

@@ -25,6 +25,13 @@ impl Device {
         }
     }
 
+    /// Tiles in a batch where nobody says: on the processor the smallest batch stays in the cache of a single-threaded
+    /// session (measured, benches/RESULTS.md).
+    #[must_use]
+    pub fn default_batch(self) -> usize {
+        if self == Device::Cpu { 1 } else { 64 }
+    }
+
     fn kind(self) -> &'static str {
         match self {
             Device::Cpu => "cpu",

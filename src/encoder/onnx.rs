@@ -264,12 +264,10 @@ fn on_card(_: SessionBuilder, options: SessionOptions) -> Result<SessionBuilder>
 }
 
 fn device_error(device: Device, why: &str) -> Error {
-    let why = why.trim();
+    let why = why.trim().to_string();
     match device {
-        Device::Cpu => Error::Encoder(why.to_string()),
-        Device::Cuda(_) | Device::TensorRt(_) => Error::Library(format!(
-            "--device {device} cannot be used: {why} ('paraffin doctor' tells what is missing; --device cpu works without)"
-        )),
+        Device::Cpu => Error::Encoder(why),
+        Device::Cuda(_) | Device::TensorRt(_) => Error::Device { device: device.to_string(), why },
     }
 }
 

@@ -157,7 +157,7 @@ pub fn how_to_get(card: &Card) -> String {
 }
 
 /// The one model of a folder; beside `<id>.onnx` there may be others of its kind, `<id>.fp16.onnx`.
-fn model_in(folder: &Path) -> Result<PathBuf> {
+pub(super) fn model_in(folder: &Path) -> Result<PathBuf> {
     let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", folder.display()));
     let entries: Vec<PathBuf> =
         folder.read_dir().map_err(failed)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)?;
@@ -195,13 +195,16 @@ fn open_file(path: &Path, card: Option<&Path>) -> Result<Available> {
             None => super::describe::describe(path)?,
         },
     };
-    if !card.sha256.is_empty() && card.sha256 != sha256 {
-        return Err(Error::Encoder(format!(
-            "the model's sha256 is {sha256}, its card says {}: another file, or a damaged one",
-            card.sha256
-        )));
-    }
+    check_sha256(&card.sha256, &sha256)?;
     Ok(Available { card, model: Model::File(path.to_path_buf()), sha256, bytes })
+}
+
+/// That a model is the one that its card means; a card may leave it open.
+pub(super) fn check_sha256(card: &str, sha256: &str) -> Result<()> {
+    if card.is_empty() || card == sha256 {
+        return Ok(());
+    }
+    Err(Error::Encoder(format!("the model's sha256 is {sha256}, its card says {card}: another file, or a damaged one")))
 }
 
 /// The sha256 of an ONNX file; where files beside it hold its weights (external data), the sha256 of the lines

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::card::{Card, Known, Tile, is_id};
 use super::device::Device;
 use super::onnx::{self, SessionOptions};
-use super::registry::file_identity;
+use super::registry::{check_sha256, file_identity, model_in};
 use crate::error::{Error, Result};
 
 /// What goes into a slide encoder.
@@ -168,18 +168,7 @@ pub struct SlideEncoder {
 /// [`Error::Encoder`] where file or card are missing or broken, or the file's sha256 is not the card's.
 pub fn find(path: &Path) -> Result<SlideEncoder> {
     let wrong = |what: String| Err(Error::Encoder(format!("slide encoder {}: {what}", path.display())));
-    let file = if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(|e| Error::Encoder(format!("{}: {e}", path.display())))?;
-        let files = entries.filter_map(|e| Some(e.ok()?.path()));
-        let mut models: Vec<PathBuf> = files.filter(|f| f.extension().is_some_and(|e| e == "onnx")).collect();
-        match (models.pop(), models.len()) {
-            (Some(model), 0) => model,
-            (None, _) => return wrong("no ONNX file in this directory".into()),
-            (Some(_), more) => return wrong(format!("{} ONNX files in this directory: name one", more + 1)),
-        }
-    } else {
-        path.to_path_buf()
-    };
+    let file = if path.is_dir() { model_in(path)? } else { path.to_path_buf() };
     if !file.is_file() {
         return wrong("no such file".into());
     }
@@ -190,9 +179,7 @@ pub fn find(path: &Path) -> Result<SlideEncoder> {
     };
     let card = SlideCard::parse(&text)?;
     let (sha256, _) = file_identity(&file)?;
-    if !card.sha256.is_empty() && card.sha256 != sha256 {
-        return wrong(format!("its sha256 is {sha256}, its card says {}: another file, or a damaged one", card.sha256));
-    }
+    check_sha256(&card.sha256, &sha256)?;
     Ok(SlideEncoder { card, path: file, sha256 })
 }
 
