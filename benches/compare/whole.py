@@ -4,6 +4,7 @@ import os
 import statistics
 
 from common import MODEL, best, check, competitor, cosine_row, h5_file, paraffin, say
+from slides import large_slides
 
 
 def embed(context):
@@ -56,8 +57,9 @@ def embed(context):
 
 
 def memory(context):
-    """Peak resident memory of whole runs on a large and a small slide."""
-    rounds = {"medium": [], "small": []}
+    """Peak resident memory of whole runs on slides of three sizes; the largest, of 60,000 x 50,000 px, runs once."""
+    _, _, large = next(large_slides(context.slide, context.temporary))
+    rounds = {"large": [paraffin(context, "embed", large, "-o", context.temporary / "large")], "medium": [], "small": []}
     for number in range(min(context.rounds, 3)):
         for name, slide in (("medium", context.slide), ("small", context.small)):
             rounds[name].append(paraffin(context, "embed", slide, "-o", context.temporary / f"{name}-{number}"))
@@ -65,6 +67,6 @@ def memory(context):
     peak = {name: max(r["peak_mb"] for r in results) for name, results in rounds.items()}
     checks = [
         check("paraffin embed, peak memory in MB", 700, max(peak.values()), at_most=True),
-        check("medium / small", 1.2, max(peak.values()) / min(peak.values()), at_most=True),
+        check("medium / small", 1.2, peak["medium"] / peak["small"], at_most=True),
     ]
     return {"title": "Peak memory", "runs": rounds, "peak_mb": peak, "checks": checks}
