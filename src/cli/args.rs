@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ids::{IdsArgs, TableArgs};
 use crate::encoder::card::{Card, Compute};
 use crate::encoder::device::{Device, Devices};
 use crate::encoder::registry::DEFAULT_ID;
@@ -57,6 +58,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Check every file in OUT against its record
     Verify(VerifyArgs),
+    /// Which id is which slide, from site-private, as CSV: for the site's own eyes
+    Ids(TableArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),
@@ -254,6 +257,9 @@ pub struct RunArgs {
     /// Progress: bars on a terminal and lines elsewhere (auto), or one of them, or none
     #[arg(long, value_enum, default_value_t = ProgressKind::Auto, help_heading = "Run")]
     pub progress: ProgressKind,
+    /// How slides are named.
+    #[command(flatten)]
+    pub ids: IdsArgs,
 }
 
 impl RunArgs {

@@ -14,6 +14,8 @@ mod doctor;
 mod embed;
 mod encoders;
 mod generate;
+mod hidden;
+mod ids;
 mod info;
 mod progress;
 mod session;
@@ -26,16 +28,29 @@ use clap::Parser;
 
 use crate::slide::openslide;
 use args::{Cli, Command};
+use hidden::Hidden;
 
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let hidden = Hidden::of_process();
+    let cli = match (Cli::try_parse(), &hidden) {
+        (Ok(cli), _) => cli,
+        (Err(e), Some(hidden)) if e.use_stderr() => {
+            eprint!("{}", hidden.clean(&e.render().to_string()));
+            return ExitCode::from(2);
+        }
+        (Err(e), _) => e.exit(),
+    };
+    if hidden.is_some() {
+        tell_panics_by_place();
+    }
     let result = match &cli.command {
         Command::Embed(args) => embed::run(args),
         Command::Tiles(args) => tiles::run(args),
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
+        Command::Ids(args) => ids::run(args).map(|()| ExitCode::SUCCESS),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {
@@ -47,10 +62,19 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|e| {
         // Whoever knows the path adds it, last.
-        match &cli.command {
-            Command::Info(args) => eprintln!("paraffin: {e}: \"{}\"", args.slide.display()),
+        match (&cli.command, &hidden) {
+            (Command::Info(args), _) => eprintln!("paraffin: {e}: \"{}\"", args.slide.display()),
+            (_, Some(hidden)) => eprintln!("paraffin: {}", hidden.clean(&e.to_string())),
             _ => eprintln!("paraffin: {e}"),
         }
         ExitCode::from(e.exit_code())
     })
+}
+
+/// A panic's own words may quote what was being read.
+fn tell_panics_by_place() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        eprintln!("paraffin: a bug in paraffin, please report it: {place}");
+    }));
 }

@@ -1,6 +1,7 @@
 //! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,11 +13,15 @@ use super::args::{RunArgs, SlideArgs};
 use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
+use crate::job::ids::naming::{IdMode, Naming};
+use crate::job::ids::sealed::Kept;
 use crate::job::summary::{self, Failure, plural};
 use crate::job::{Job, ids};
 use crate::pipeline::Outcome;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::prepare::{PlannedSlide, SlideSpec};
+use crate::slide::EXTENSIONS;
+use crate::slide::openslide::redact;
 use crate::tissue::TissueMethod;
 
 /// Exit code of a run in which slides failed.
@@ -26,6 +31,7 @@ const SOME_FAILED: u8 = 4;
 pub struct Session {
     slides: Vec<SlideSpec>,
     specs: Vec<SlideSpec>,
+    naming: Naming,
     done_before: usize,
     meter: Arc<Meter>,
     progress: Progress,
@@ -53,10 +59,13 @@ impl Session {
     /// What keeps the run from starting.
     pub fn start(slides: &SlideArgs, run: &RunArgs, job: Job) -> Result<Start> {
         let started = Instant::now();
-        let found = discover(&slides.slides, slides.slide_list.as_deref(), slides.mpp())?;
+        let naming = run.ids.naming()?;
+        // Before anything is said: with the wrong --ids it would be said with names.
+        naming.check(&run.out)?;
+        let found = discover(&slides.slides, slides.slide_list.as_deref(), slides.mpp(), naming.mode)?;
         let quiet = run.progress == super::args::ProgressKind::None;
         if !quiet {
-            eprintln!("{}", found_line(&found));
+            eprintln!("{}", found_line(&found, naming.mode));
         }
         if found.slides.is_empty() {
             return Err(Error::Usage("no slides found".into()));
@@ -67,7 +76,7 @@ impl Session {
         // Threads of slide opening and tissue search; fails only if somebody made the pool before.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(run.threads()).build_global();
         job.open_out()?;
-        let ids = ids::assign(&run.out, &found.slides, &|id| job.invalidate(id))?;
+        let ids = ids::assign(&run.out, &found.slides, &naming, &|id| job.invalidate(id))?;
         let all = found.slides.iter().zip(ids);
         let slides: Vec<_> = all.map(|(s, id)| SlideSpec { path: s.path.clone(), id, mpp: s.mpp }).collect();
         let mut specs = Vec::new();
@@ -90,7 +99,7 @@ impl Session {
             }
             if nothing {
                 let all = plural(done_before, "slide");
-                eprintln!("nothing to do: {done_before} {all} done before (\"{}\")", job.grid_dir().display());
+                eprintln!("nothing to do: {done_before} {all} done before ({})", place(job.grid_dir(), naming.mode));
             } else if specs.is_empty() {
                 let all = plural(done_before, "slide");
                 eprintln!("{done_before} {all} done before; slide vectors are missing");
@@ -104,7 +113,8 @@ impl Session {
         }
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, specs.len() as u64, &meter);
-        let session = Session { slides, specs, done_before, meter, progress, stop: stop_on_signals()?, started };
+        let stop = stop_on_signals()?;
+        let session = Session { slides, specs, naming, done_before, meter, progress, stop, started };
         Ok(Start::Go(Box::new(session), Box::new(job)))
     }
 
@@ -137,13 +147,16 @@ impl Session {
         job: &Job,
         work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
     ) -> Result<ExitCode> {
-        let Session { specs, done_before, meter, progress, stop, started, .. } = self;
+        let Session { specs, naming, done_before, meter, progress, stop, started, .. } = self;
         let failures = Mutex::new(Vec::new());
         let warned = std::sync::atomic::AtomicUsize::new(0);
         let failed = |spec: &SlideSpec, error: &Error| {
-            job.note_failure(&spec.id, &spec.path, error);
-            progress.slide_line(&meter, &format!("{}: failed: {error}", spec.id));
-            let failure = Failure { id: spec.id.clone(), kind: error.kind(), message: error.to_string() };
+            let message = told(error, spec, naming.mode);
+            // Encrypting fails only where the system has no random numbers; then the path is not kept.
+            let path = Kept::new(spec.path.to_string_lossy().into_owned(), naming.recipient.as_ref());
+            job.note_failure(&spec.id, error.kind(), &message, path.ok());
+            progress.slide_line(&meter, &format!("{}: failed: {message}", spec.id));
+            let failure = Failure { id: spec.id.clone(), kind: error.kind(), message };
             failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(failure);
         };
         let finished = |slide: &PlannedSlide, outcome: &Outcome| {
@@ -174,24 +187,55 @@ impl Session {
             eprint!("{table}");
         }
         if shown && result.is_ok() && meter.slides_done.get() > 0 {
-            eprintln!("{} in \"{}\"", job.goal_name(), job.grid_dir().display());
+            eprintln!("{} in {}", job.goal_name(), place(job.grid_dir(), naming.mode));
         }
         result?;
         Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOME_FAILED) })
     }
 }
 
-fn found_line(found: &Discovery) -> String {
-    let list = |kinds: &BTreeMap<String, usize>| {
-        let kinds =
-            kinds.iter().map(|(kind, n)| format!("{n} {}", if kind.is_empty() { "without ending" } else { kind }));
-        kinds.collect::<Vec<_>>().join(", ")
+/// A slide's failure as it is told. Readers leave the slide's name out; where names are hidden, nothing is left to chance.
+fn told(error: &Error, spec: &SlideSpec, ids: IdMode) -> String {
+    match error {
+        _ if !ids.hides_names() => error.to_string(),
+        // Words that nobody wrote for a user to read: they may quote what was being read.
+        Error::Internal(_) => "an internal failure; run it alone with --ids keep to another OUT to see which".into(),
+        _ => redact::message(&error.to_string(), Some(&spec.path)),
+    }
+}
+
+/// The grid directory as it is told.
+fn place(grid_dir: &Path, ids: IdMode) -> String {
+    match grid_dir.file_name() {
+        Some(name) if ids.hides_names() => format!("OUT/{}", name.to_string_lossy()),
+        _ => format!("\"{}\"", grid_dir.display()),
+    }
+}
+
+/// Endings that are told where names are hidden, besides those of slides: another may be part of a name.
+const PLAIN_ENDINGS: &[&str] =
+    &["", "csv", "dat", "ini", "jpeg", "jpg", "json", "md", "pdf", "png", "txt", "xml", "zip"];
+
+fn found_line(found: &Discovery, ids: IdMode) -> String {
+    let list = |kinds: BTreeMap<String, usize>| {
+        let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+        for (kind, n) in &kinds {
+            let plain = PLAIN_ENDINGS.contains(&kind.as_str()) || EXTENSIONS.contains(&kind.as_str());
+            let kind = match kind.as_str() {
+                "" => "without ending",
+                _ if ids.hides_names() && !plain => "of other endings",
+                kind => kind,
+            };
+            *told.entry(kind).or_default() += n;
+        }
+        told.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
     };
     let n = found.slides.len();
-    let mut line = format!("{n} {} ({})", plural(n, "slide"), list(&found.formats()));
+    let mut line = format!("{n} {} ({})", plural(n, "slide"), list(found.formats()));
     let skipped: usize = found.skipped.values().sum();
     if skipped > 0 {
-        line += &format!("; {skipped} {} skipped, not slides ({})", plural(skipped, "file"), list(&found.skipped));
+        let kinds = list(found.skipped.clone());
+        line += &format!("; {skipped} {} skipped, not slides ({kinds})", plural(skipped, "file"));
     }
     line
 }

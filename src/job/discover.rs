@@ -1,10 +1,13 @@
 //! Which slides a run is about: files, directories (all that lies below them) and slide lists.
+//!
+//! Where ids hide names, messages name an input by its place (the 2nd path, line 3 of the slide list).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::ids::naming::IdMode;
 use crate::error::{Error, Result};
 use crate::slide::EXTENSIONS;
 use crate::slide::dicom::series::{self, Directory};
@@ -19,6 +22,8 @@ pub struct Found {
     pub place: PathBuf,
     /// The id that the slide list gives it.
     pub listed_id: Option<String>,
+    /// Its line in the slide list.
+    pub line: Option<u64>,
     /// What the user says about its resolution.
     pub mpp: MppOverride,
 }
@@ -56,25 +61,45 @@ struct Row {
     id: Option<String>,
 }
 
+/// An input as messages name it.
+struct Place<'a> {
+    input: &'a Path,
+    number: usize,
+    ids: IdMode,
+}
+
+impl Place<'_> {
+    /// That it cannot be searched for slides, and why; `at` is the file or directory below it that is the matter.
+    fn unsearchable(&self, why: impl std::fmt::Display, at: Option<&Path>) -> Error {
+        let at = at.unwrap_or(self.input);
+        let place = match (self.ids.hides_names(), at == self.input) {
+            (false, _) => format!("\"{}\"", at.display()),
+            (true, true) => format!("path number {}", self.number),
+            (true, false) => format!("below path number {}", self.number),
+        };
+        Error::Usage(format!("cannot look for slides: {why}: {place}"))
+    }
+}
+
 /// Finds the slides that `inputs` and `list` name. `mpp` holds for all of them, a list's own value goes before it.
 ///
 /// # Errors
 /// [`Error::Usage`] where an input does not exist or the list cannot be read; says where.
-pub fn discover(inputs: &[PathBuf], list: Option<&Path>, mpp: MppOverride) -> Result<Discovery> {
+pub fn discover(inputs: &[PathBuf], list: Option<&Path>, mpp: MppOverride, ids: IdMode) -> Result<Discovery> {
     let mut found = Discovery::default();
     let mut dicom = DicomNames::default();
-    for input in inputs {
-        let there = std::fs::metadata(input)
-            .map_err(|e| Error::Usage(format!("cannot look for slides: {e}: \"{}\"", input.display())))?;
+    for (number, input) in inputs.iter().enumerate() {
+        let place = Place { input, number: number + 1, ids };
+        let there = std::fs::metadata(input).map_err(|e| place.unsearchable(e, None))?;
         if there.is_dir() {
-            search(input, mpp, &mut found)?;
+            search(&place, mpp, &mut found)?;
         } else {
             let (path, place) = dicom.entry_of(input);
-            found.slides.push(Found { path, place, listed_id: None, mpp });
+            found.slides.push(Found { path, place, listed_id: None, line: None, mpp });
         }
     }
     if let Some(list) = list {
-        read_list(list, mpp, &mut dicom, &mut found)?;
+        read_list(list, mpp, ids, &mut dicom, &mut found)?;
     }
     found.slides.sort_by(|a, b| a.path.cmp(&b.path));
     let mut seen = BTreeSet::new();
@@ -82,7 +107,8 @@ pub fn discover(inputs: &[PathBuf], list: Option<&Path>, mpp: MppOverride) -> Re
     Ok(found)
 }
 
-fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
+fn search(place: &Place, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
+    let root = place.input;
     // A series of DICOM files in one directory is one slide, opened by its first file.
     let mut dicom: BTreeSet<PathBuf> = BTreeSet::new();
     let walk = walkdir::WalkDir::new(root).follow_links(true).sort_by_file_name();
@@ -93,7 +119,14 @@ fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
         !hidden && !companion
     });
     for entry in walk {
-        let entry = entry.map_err(|e| Error::Usage(format!("cannot look for slides: {e}")))?;
+        let entry = entry.map_err(|e| {
+            let at = e.path().map(Path::to_path_buf);
+            // Its own words name the path.
+            match e.into_io_error() {
+                Some(why) => place.unsearchable(why, at.as_deref()),
+                None => place.unsearchable("a symbolic link leads back to a directory above it", at.as_deref()),
+            }
+        })?;
         if !entry.file_type().is_file() {
             continue;
         }
@@ -106,8 +139,7 @@ fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
         if ending == "dcm" {
             let directory = path.parent().unwrap_or(root).to_path_buf();
             if dicom.insert(directory.clone()) {
-                let there = series::in_directory(&directory)
-                    .map_err(|e| Error::Usage(format!("cannot look for slides: {e}: \"{}\"", directory.display())))?;
+                let there = series::in_directory(&directory).map_err(|e| place.unsearchable(e, Some(&directory)))?;
                 if !there.others.is_empty() {
                     *found.skipped.entry(ending).or_default() += there.others.len();
                 }
@@ -119,13 +151,13 @@ fn search(root: &Path, mpp: MppOverride, found: &mut Discovery) -> Result<()> {
                     let by_directory = there.series[number].files.len() > 1 && there.series.len() == 1;
                     let place =
                         if by_directory { below.parent().unwrap_or(below).join(name) } else { below.join(name) };
-                    found.slides.push(Found { path, place, listed_id: None, mpp });
+                    found.slides.push(Found { path, place, listed_id: None, line: None, mpp });
                 }
             }
             continue;
         }
         let place = path.strip_prefix(root).unwrap_or(&path).with_extension("");
-        found.slides.push(Found { path, place, listed_id: None, mpp });
+        found.slides.push(Found { path, place, listed_id: None, line: None, mpp });
     }
     Ok(())
 }
@@ -166,8 +198,11 @@ impl DicomNames {
     }
 }
 
-fn read_list(list: &Path, mpp: MppOverride, dicom: &mut DicomNames, found: &mut Discovery) -> Result<()> {
-    let wrong = |why: String| Error::Usage(format!("slide list: {why}: \"{}\"", list.display()));
+fn read_list(list: &Path, mpp: MppOverride, ids: IdMode, dicom: &mut DicomNames, found: &mut Discovery) -> Result<()> {
+    let wrong = |why: String| match ids.hides_names() {
+        false => Error::Usage(format!("slide list: {why}: \"{}\"", list.display())),
+        true => Error::Usage(format!("slide list: {why}")),
+    };
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .comment(Some(b'#'))
@@ -190,7 +225,10 @@ fn read_list(list: &Path, mpp: MppOverride, dicom: &mut DicomNames, found: &mut 
         }
         let given = row.mpp.filter(|m| !m.is_empty());
         let given = given
-            .map(|m| parse_number(&m).ok_or_else(|| wrong(format!("line {line}: '{m}' is no number of µm per pixel"))))
+            .map(|m| {
+                let given = if ids.hides_names() { "the mpp".to_string() } else { format!("'{m}'") };
+                parse_number(&m).ok_or_else(|| wrong(format!("line {line}: {given} is no number of µm per pixel")))
+            })
             .transpose()?;
         let mpp = match given {
             Some(value) => MppOverride { given: Some((value, MppSource::SlideList)), ..mpp },
@@ -210,7 +248,7 @@ fn read_list(list: &Path, mpp: MppOverride, dicom: &mut DicomNames, found: &mut 
         let path =
             if path.is_dir() { series::entry_of(&path).map_err(|e| wrong(format!("line {line}: {e}")))? } else { path };
         let (path, place) = dicom.entry_of(&path);
-        found.slides.push(Found { path, place, listed_id, mpp });
+        found.slides.push(Found { path, place, listed_id, line: Some(line), mpp });
     }
     Ok(())
 }
@@ -249,7 +287,8 @@ mod tests {
             "LICENSE",
         ];
         touch(root.path(), &names);
-        let found = discover(&[root.path().to_path_buf()], None, MppOverride::default()).expect("searches");
+        let found =
+            discover(&[root.path().to_path_buf()], None, MppOverride::default(), IdMode::Keep).expect("searches");
         let places: Vec<_> = found.slides.iter().map(|s| s.place.to_string_lossy().into_owned()).collect();
         assert_eq!(places, ["a/b", "b", "m", "series"]);
         assert!(found.slides[3].path.ends_with("series/1.dcm"));
@@ -257,7 +296,7 @@ mod tests {
         assert_eq!(found.skipped.get(""), Some(&1));
         assert_eq!(found.formats().get("svs"), Some(&2));
         let twice = [root.path().to_path_buf(), root.path().join("b.svs")];
-        assert_eq!(discover(&twice, None, MppOverride::default()).expect("searches").slides.len(), 4);
+        assert_eq!(discover(&twice, None, MppOverride::default(), IdMode::Keep).expect("searches").slides.len(), 4);
     }
 
     fn copy(from: &str, to: &Path) {
@@ -279,13 +318,13 @@ mod tests {
         copy("eot/eot.dcm", &path("alone/scan.dcm"));
         copy("three_levels/d_label.dcm", &path("labels/l.dcm"));
         let places = |inputs: &[PathBuf]| -> Vec<String> {
-            let found = discover(inputs, None, MppOverride::default()).expect("searches");
+            let found = discover(inputs, None, MppOverride::default(), IdMode::Keep).expect("searches");
             found.slides.iter().map(|s| s.place.to_string_lossy().into_owned()).collect()
         };
         assert_eq!(places(&[root.path().to_path_buf()]), ["alone/scan", "two/a_half", "two/z", "x/one"]);
-        let found = discover(&[path("x")], None, MppOverride::default()).expect("searches");
+        let found = discover(&[path("x")], None, MppOverride::default(), IdMode::Keep).expect("searches");
         assert!(found.slides[0].path.ends_with("x/one/a_half.dcm") && found.skipped.is_empty());
-        let labels = discover(&[path("labels")], None, MppOverride::default()).expect("searches");
+        let labels = discover(&[path("labels")], None, MppOverride::default(), IdMode::Keep).expect("searches");
         assert_eq!((labels.slides.len(), labels.skipped.get("dcm")), (0, Some(&1)));
         // By directory, by one of its files, by all of them (a shell's glob), or by the slide list: one slide, one name.
         assert_eq!(places(&[path("x/one")]), ["one"]);
@@ -293,13 +332,13 @@ mod tests {
         assert_eq!(places(&names.map(|n| path(&format!("x/one/{n}.dcm")))), ["one"]);
         let list = path("slides.csv");
         std::fs::write(&list, "path,mpp\nx/one,0.5\n").expect("writes");
-        let listed = discover(&[], Some(&list), MppOverride::default()).expect("reads");
+        let listed = discover(&[], Some(&list), MppOverride::default(), IdMode::Keep).expect("reads");
         assert_eq!(
             (listed.slides[0].path.clone(), listed.slides[0].place.clone()),
             (path("x/one/a_half.dcm"), "one".into())
         );
         std::fs::write(&list, "path\ntwo\n").expect("writes");
-        let error = discover(&[], Some(&list), MppOverride::default()).expect_err("refused").to_string();
+        let error = discover(&[], Some(&list), MppOverride::default(), IdMode::Keep).expect_err("refused").to_string();
         assert!(error.contains("2 DICOM series"), "{error}");
     }
 
@@ -308,7 +347,7 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary directory");
         touch(root.path(), &["a.svs", "b.png", "c.jpg"]);
         let find = |inputs: &[PathBuf], list: Option<&Path>| {
-            discover(inputs, list, MppOverride::default()).expect("searches").slides.len()
+            discover(inputs, list, MppOverride::default(), IdMode::Keep).expect("searches").slides.len()
         };
         assert_eq!(find(&[root.path().to_path_buf()], None), 1);
         assert_eq!(find(&[root.path().to_path_buf(), root.path().join("b.png")], None), 2);
@@ -323,7 +362,7 @@ mod tests {
         touch(root.path(), &["a.svs", "b.svs"]);
         let list = root.path().join("slides.csv");
         std::fs::write(&list, "wsi,mpp,id\na.svs,\"0,25\",case-1\nb.svs,,\nmissing.svs\n").expect("writes");
-        let found = discover(&[], Some(&list), MppOverride::default()).expect("reads");
+        let found = discover(&[], Some(&list), MppOverride::default(), IdMode::Keep).expect("reads");
         assert_eq!(found.slides.len(), 3);
         assert_eq!(found.slides[0].mpp.given, Some((0.25, MppSource::SlideList)));
         assert_eq!(found.slides[0].listed_id.as_deref(), Some("case-1"));
@@ -334,14 +373,36 @@ mod tests {
             ("path,id\na.svs,../x\n", "line 2: the id"),
         ] {
             std::fs::write(&list, text).expect("writes");
-            let error = discover(&[], Some(&list), MppOverride::default()).expect_err("refused").to_string();
+            let error =
+                discover(&[], Some(&list), MppOverride::default(), IdMode::Keep).expect_err("refused").to_string();
             assert!(error.contains(words), "{error}");
         }
     }
 
     #[test]
+    fn where_names_are_hidden_inputs_are_told_by_their_place() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let person = root.path().join("Doe John");
+        std::fs::create_dir(&person).expect("creates");
+        let told = |inputs: &[PathBuf], list: Option<&Path>| {
+            let error =
+                discover(inputs, list, MppOverride::default(), IdMode::Random).expect_err("refused").to_string();
+            assert!(!error.contains("Doe") && !error.contains("secret"), "{error}");
+            error
+        };
+        assert!(told(&[person.clone(), person.join("secret.svs")], None).ends_with(": path number 2"));
+        std::os::unix::fs::symlink(&person, person.join("secret")).expect("links");
+        assert!(told(std::slice::from_ref(&person), None).ends_with(": below path number 1"));
+        let list = person.join("secret.csv");
+        std::fs::write(&list, "path,mpp,id\na.svs,secret,\n").expect("writes");
+        assert!(told(&[], Some(&list)).contains("line 2: the mpp is no number"));
+        std::fs::write(&list, "path,mpp,id\na.svs,,secret/1\n").expect("writes");
+        assert!(told(&[], Some(&list)).contains("line 2: the id may hold"));
+    }
+
+    #[test]
     fn an_input_that_does_not_exist_is_told() {
-        let error = discover(&["nowhere".into()], None, MppOverride::default()).expect_err("refused");
+        let error = discover(&["nowhere".into()], None, MppOverride::default(), IdMode::Keep).expect_err("refused");
         assert!(matches!(error, Error::Usage(_)));
     }
 }

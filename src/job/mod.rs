@@ -9,7 +9,6 @@ mod vectors;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -36,6 +35,7 @@ use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
 use ids::PRIVATE;
+use ids::sealed::Kept;
 use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};
 
@@ -152,9 +152,7 @@ impl Job {
     /// [`Error::Write`] where OUT cannot be written, [`Error::Incompatible`] naming what differs.
     pub fn open_out(&self) -> Result<()> {
         let private = self.out.join(PRIVATE);
-        let made = |what: &str, result: io::Result<()>| result.map_err(|e| Error::write(what, e));
-        made("OUT", publish::create_dir_all(&private))?;
-        made(PRIVATE, fs::set_permissions(&private, fs::Permissions::from_mode(0o700)))?;
+        publish::create_closed_dir(&private).map_err(|e| Error::write(PRIVATE, e))?;
         self.artefacts().try_for_each(|a| check_contract(&self.grid_dir, &a.name, &a.contract))?;
         self.sweep().map_err(|e| Error::write("OUT", e))
     }
@@ -162,8 +160,8 @@ impl Job {
     /// Clears away what killed runs of this host left anywhere in OUT, also those of other grids: whoever comes next may have
     /// nothing to do there.
     fn sweep(&self) -> io::Result<()> {
-        let private = self.out.join(PRIVATE);
-        let mut directories = vec![self.out.clone(), private.join("ids")];
+        let mut directories = vec![self.out.clone()];
+        directories.extend(ids::directories(&self.out));
         for (grid, _) in list(&self.failures_dir())? {
             let grid = self.failures_dir().join(grid);
             directories.extend(list(&grid)?.into_iter().map(|(artefact, _)| grid.join(artefact)));
@@ -397,14 +395,9 @@ impl Job {
         self.failures_dir().join(grid).join(self.goal_name()).join(format!("{id}.json"))
     }
 
-    /// Notes why a slide failed, with its path, in `site-private/failures`.
-    pub fn note_failure(&self, id: &str, path: &Path, error: &Error) {
-        let failure = FailureNote {
-            id: id.to_string(),
-            kind: error.kind().to_string(),
-            message: error.to_string(),
-            path: path.to_string_lossy().into_owned(),
-        };
+    /// Notes why a slide failed, with its path, in `site-private/failures`. `kind` is [`Error::kind`].
+    pub fn note_failure(&self, id: &str, kind: &str, message: &str, path: Option<Kept<String>>) {
+        let failure = FailureNote { id: id.to_string(), kind: kind.to_string(), message: message.to_string(), path };
         let text = serde_json::to_string_pretty(&failure).unwrap_or_default() + "\n";
         let file = self.failure_file(id);
         let directory = file.parent().unwrap_or(&self.out);
@@ -456,7 +449,7 @@ struct FailureNote {
     /// [`Error::kind`].
     kind: String,
     message: String,
-    path: String,
+    path: Option<Kept<String>>,
 }
 
 fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {

@@ -3,6 +3,9 @@
 //! Temporary file in the destination directory, fsync, rename, fsync of the directory. A temporary file is named
 //! `.<final>.<owner>-<pid>-<random>.part`; `owner` is 16 hexadecimal digits that stand for this boot of this host and its
 //! pid namespace, so that several hosts and containers can share a directory without taking each other's dead for theirs.
+//!
+//! What lies in a directory that is closed to others (`site-private`) is closed too: files are made with mode 0600 there,
+//! directories with 0700, whatever the umask.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -34,7 +37,7 @@ impl TempFile {
     pub fn new_in(directory: &Path, final_name: &str) -> io::Result<Self> {
         for _ in 0..16 {
             let path = directory.join(temporary_name(final_name));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
+            match create_new(&path) {
                 Ok(_) => return Ok(TempFile { path, destination: directory.join(final_name), committed: false }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
@@ -121,7 +124,7 @@ pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
         }
         Err(_) if path.try_exists()? => return Ok(false),
         // No hard links here (exFAT, some SMB and FUSE mounts): exclusive creation, whole but for a power cut.
-        Err(_) => match OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(_) => match create_new(path) {
             Ok(mut file) => {
                 if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
                     let _ = fs::remove_file(path);
@@ -146,12 +149,72 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     }
     let parent = directory_of(path);
     create_dir_all(parent)?;
-    match fs::create_dir(path) {
+    match make_dir(path, is_closed(parent)) {
         Ok(()) => sync_directory(parent),
         // Another process was faster.
         Err(_) if path.is_dir() => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// Creates a directory that is closed to others, and closes it where it is there already; see [`create_dir_all`] for those
+/// above it.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn create_closed_dir(path: &Path) -> io::Result<()> {
+    create_dir_all(directory_of(path))?;
+    match make_dir(path, true) {
+        Ok(()) => sync_directory(directory_of(path)),
+        Err(_) if path.is_dir() => close(path),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(unix)]
+fn make_dir(path: &Path, closed: bool) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().mode(if closed { 0o700 } else { 0o777 }).create(path)
+}
+
+#[cfg(not(unix))]
+fn make_dir(path: &Path, _: bool) -> io::Result<()> {
+    fs::create_dir(path)
+}
+
+#[cfg(unix)]
+fn close(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    // Not where it is so already: of a directory that a colleague made, only the colleague may.
+    if is_closed(directory) { Ok(()) } else { fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) }
+}
+
+#[cfg(not(unix))]
+fn close(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether nobody but its owner may look into a directory.
+#[cfg(unix)]
+fn is_closed(directory: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(directory).is_ok_and(|m| m.permissions().mode() & 0o077 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_closed(_: &Path) -> bool {
+    false
+}
+
+/// Creates a file that must not exist, for its owner alone where its directory is the owner's alone.
+fn create_new(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if is_closed(directory_of(path)) {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    options.open(path)
 }
 
 /// Removes the temporary files in `directory` that nobody will finish, and says how many: those of this user whose process
@@ -271,6 +334,25 @@ mod tests {
             fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn closed_directories_stay_closed_to_the_bottom() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        fs::create_dir(dir.path().join("open")).unwrap();
+        fs::set_permissions(dir.path().join("open"), fs::Permissions::from_mode(0o755)).unwrap();
+        create_closed_dir(&dir.path().join("open/closed")).unwrap();
+        create_dir_all(&dir.path().join("open/closed/a/b")).unwrap();
+        write_atomic(&dir.path().join("open/closed/a/b/x"), b"1").unwrap();
+        create_once(&dir.path().join("open/closed/a/y"), b"1").unwrap();
+        assert_eq!(["open/closed", "open/closed/a", "open/closed/a/b"].map(mode), [0o700; 3]);
+        assert_eq!(["open/closed/a/b/x", "open/closed/a/y"].map(mode), [0o600; 2]);
+        // One that was open is closed.
+        create_closed_dir(&dir.path().join("open")).unwrap();
+        assert_eq!(mode("open"), 0o700);
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod client;
 mod identify;
 mod levels;
 mod protocol;
-mod redact;
+pub mod redact;
 mod worker;
 
 use std::path::{Path, PathBuf};

@@ -8,7 +8,8 @@ use std::path::Path;
 const LIMIT: usize = 300;
 
 /// The message without control characters, the slide's path, name and stem, and other files of its folder.
-pub(super) fn message(text: &str, path: Option<&Path>) -> String {
+#[must_use]
+pub fn message(text: &str, path: Option<&Path>) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut text = text.trim().to_owned();
     if let Some(path) = path {
@@ -21,7 +22,32 @@ pub(super) fn message(text: &str, path: Option<&Path>) -> String {
             text = replace_word(&text, &name.to_string_lossy(), "the slide");
         }
     }
-    text.chars().take(LIMIT).collect()
+    without_quotes(&text).chars().take(LIMIT).collect()
+}
+
+/// What is quoted becomes "...": GLib quotes lines of the file, and in them may stand anything.
+fn without_quotes(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['\u{201c}', '\u{2018}', '"']) {
+        let open = rest[at..].chars().next().unwrap_or_default();
+        let close = match open {
+            '\u{201c}' => '\u{201d}',
+            '\u{2018}' => '\u{2019}',
+            other => other,
+        };
+        let inner = at + open.len_utf8();
+        let end = rest[inner..].find(close).map_or(rest.len(), |end| inner + end);
+        let ours = ["a file", "the slide"].iter().any(|ours| rest[inner..end].starts_with(ours));
+        result.push_str(&rest[..inner]);
+        result.push_str(if ours { &rest[inner..end] } else { "..." });
+        rest = &rest[end..];
+        if let Some(after) = rest.strip_prefix(close) {
+            result.push(close);
+            rest = after;
+        }
+    }
+    result + rest
 }
 
 /// The last line of a child's standard error that says anything, without GLib's prefix, process id, time and source line.
@@ -93,6 +119,8 @@ mod tests {
             ("Couldn't open /data/St Mary/other one.dcm: No such file", "Couldn't open a file: No such file"),
             ("Reading \"/data/St Mary/x.dcm\" failed\n", "Reading \"a file\" failed"),
             ("size 1950 x 1950", "size 1950 x 1950"),
+            ("Key file contains line \u{201c}Doe\u{201d} which", "Key file contains line \u{201c}...\u{201d} which"),
+            ("line \u{201c}Doe", "line \u{201c}..."),
         ] {
             let clean = message(raw, Some(path));
             assert!(!clean.contains("Doe") && !clean.contains("Mary"), "{clean}");
