@@ -9,8 +9,9 @@
 //! Known differences to OpenSlide: big-endian files are read; downsamples are whole where the sizes allow it; a block that is
 //! missing is white, while OpenSlide computes lower levels over a missing level-0 block from level 0.
 
+use super::identifying::{Field, names};
 use super::mpp::{MppSource, parse_number};
-use super::tiff::tag;
+use super::tiff::{Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
 use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::Result;
@@ -73,11 +74,8 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
             associated_images.push(associated_kind(i, &text).to_string());
         }
     }
-    let identifying = values(&description).map(|(k, _)| k).filter(|k| IDENTIFYING.contains(k));
-    let mut identifying_fields: Vec<String> = identifying.map(|k| format!("aperio.{k}")).collect();
-    identifying_fields.extend(super::generic::identifying_tags(&tiff));
+    let mut identifying_fields = names(&fields(&tiff, &description));
     identifying_fields.sort();
-    identifying_fields.dedup();
     let info = SlideInfo {
         format: "aperio".into(),
         reader: "native".into(),
@@ -90,6 +88,27 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         notes,
     };
     Ok(Box::new(TiledTiff::new(tiff, info, pages)?))
+}
+
+/// What may identify: fields of the description, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    // Every page has a description of its own; that of a level below may name another day.
+    let described = tiff.pages.iter().filter_map(|page| tiff.text(page, tag::IMAGE_DESCRIPTION));
+    let first = described.clone().next().unwrap_or_default();
+    let wanted = names(&fields(tiff, &first));
+    let further = described.skip(1).flat_map(|text| fields(tiff, &text));
+    let further = further.filter(|f| wanted.contains(&f.name)).chain(super::generic::tag_values(tiff));
+    Ok(fields(tiff, &first).into_iter().chain(further).collect())
+}
+
+fn fields(tiff: &Tiff, description: &str) -> Vec<Field> {
+    let named = values(description).filter(|(key, _)| IDENTIFYING.contains(key));
+    let named = named.map(|(key, value)| Field::new(format!("aperio.{key}"), value));
+    named.chain(super::generic::identifying_tags(tiff)).collect()
 }
 
 /// `key = value` pairs of a description: everything after the first bar.

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use image::{DynamicImage, ImageDecoder};
 
+use super::identifying::{Field, names, printable_runs};
 use super::source::Source;
 use super::{BlockAt, BlockKind, Coding, Level, Probe, Scale, SlideInfo, SlideReader};
 use crate::codec::Scratch;
@@ -106,9 +107,39 @@ fn decode_png(bytes: &[u8], _: (u32, u32)) -> std::result::Result<Vec<u8>, Strin
     Ok(pixels.iter().flat_map(|[r, g, b, a]| over_white([*r, *g, *b], *a, Alpha::Unassociated)).collect())
 }
 
+/// What may identify: EXIF, and a PNG's texts.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let source = Source::open(probe.path).map_err(Error::Read)?;
+    let mut bytes = Vec::new();
+    source.read(0, source.length().min(METADATA_BYTES as u64) as usize, &mut bytes).map_err(Error::Read)?;
+    Ok(fields(if recognise_png(probe) { "png" } else { "jpeg" }, &bytes))
+}
+
+fn fields(format: &str, bytes: &[u8]) -> Vec<Field> {
+    let marks: [(&[u8], &str); 4] =
+        [(b"Exif\0\0", "jpeg.EXIF"), (b"eXIf", "png.eXIf"), (b"tEXt", "png.tEXt"), (b"iTXt", "png.iTXt")];
+    let mut fields = Vec::new();
+    for (mark, name) in marks.iter().filter(|(_, name)| name.starts_with(format)) {
+        let bytes = &bytes[..bytes.len().min(METADATA_BYTES)];
+        let places = bytes.windows(mark.len()).enumerate().filter(|(_, w)| w == mark).map(|(at, _)| at + mark.len());
+        for at in places {
+            fields.push(Field::new(*name, ""));
+            let texts = printable_runs(&bytes[at..bytes.len().min(at + 4096)]);
+            fields.extend(texts.into_iter().map(|text| Field::new(*name, text)));
+        }
+    }
+    fields
+}
+
+/// Where metadata lies in a flat image: near its beginning.
+const METADATA_BYTES: usize = 1 << 16;
+
 /// Whether a mark stands near the file's beginning, where metadata lies.
 fn holds(bytes: &[u8], mark: &[u8]) -> bool {
-    bytes[..bytes.len().min(1 << 16)].windows(mark.len()).any(|w| w == mark)
+    bytes[..bytes.len().min(METADATA_BYTES)].windows(mark.len()).any(|w| w == mark)
 }
 
 /// An image file of one level.
@@ -132,10 +163,7 @@ impl Flat {
         }
         let level =
             Level { width, height, downsample: 1.0, block_width: BLOCK, block_height: BLOCK, coding: Coding::Flat };
-        let marks: [(&[u8], &str); 4] =
-            [(b"Exif\0\0", "jpeg.EXIF"), (b"eXIf", "png.eXIf"), (b"tEXt", "png.tEXt"), (b"iTXt", "png.iTXt")];
-        let present = marks.iter().filter(|(mark, name)| name.starts_with(format) && holds(&bytes, mark));
-        let identifying_fields = present.map(|(_, name)| (*name).to_string()).collect();
+        let identifying_fields = names(&fields(format, &bytes));
         let info = SlideInfo {
             format: format.into(),
             reader: "native".into(),

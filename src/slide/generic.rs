@@ -10,9 +10,11 @@
 //! Known differences to OpenSlide: tiled pages need no "reduced image" flag; grey, zstd, WebP, JPEG2000 34712, strips,
 //! SubIFDs and big-endian 16-bit are read.
 
+use super::identifying::{Field, names};
 use super::mpp::MppSource;
 use super::tiff::{Page, Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
+use super::xml;
 use super::{Probe, SlideInfo, SlideReader, StatedMpp};
 use crate::error::Result;
 
@@ -27,10 +29,41 @@ const IDENTIFYING: &[(u16, &str)] = &[
     (tag::XMP, "tiff.XMP"),
 ];
 
-/// The names of a TIFF's own tags that may identify; vendors add theirs.
-pub(super) fn identifying_tags(tiff: &Tiff) -> Vec<String> {
+/// A TIFF's own tags that may identify, by name alone; vendors add theirs.
+pub(super) fn identifying_tags(tiff: &Tiff) -> Vec<Field> {
     let present = IDENTIFYING.iter().filter(|(tag, _)| tiff.pages.iter().any(|p| p.has(*tag)));
-    present.map(|(_, name)| (*name).to_string()).collect()
+    present.map(|(_, name)| Field::new(*name, "")).collect()
+}
+
+/// The values of these tags, of all pages; of XMP at most [`XMP_VALUES`] in a page.
+pub(super) fn tag_values(tiff: &Tiff) -> Vec<Field> {
+    let mut fields = Vec::new();
+    for (tag, name) in IDENTIFYING {
+        for page in tiff.pages.iter().filter(|p| p.has(*tag)) {
+            let text = tiff.text(page, *tag).unwrap_or_default();
+            match (*tag == tag::XMP).then(|| xml::parse(&text, "XMP").ok()).flatten() {
+                Some(document) => {
+                    let values = xml::values(document.root()).take(XMP_VALUES);
+                    fields.extend(values.map(|value| Field::new(*name, value)));
+                }
+                None => fields.push(Field::new(*name, text.trim())),
+            }
+        }
+    }
+    fields
+}
+
+const XMP_VALUES: usize = 1000;
+
+/// What may identify in a TIFF of no vendor.
+///
+/// # Errors
+/// Where the probe is no TIFF.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let mut fields = identifying_tags(tiff);
+    fields.extend(tag_values(tiff));
+    Ok(fields)
 }
 
 /// Whether this TIFF can be read as a generic pyramid: no vendor's mark, and tiles or strips.
@@ -94,7 +127,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         stated_mpp: resolution(&tiff, &tiff.pages[0]).into_iter().collect(),
         objective_power: None,
         associated_images: Vec::new(),
-        identifying_fields: identifying_tags(&tiff),
+        identifying_fields: names(&identifying_tags(&tiff)),
         icc_profile: tiff.pages[0].has(tag::ICC_PROFILE),
         notes,
     };

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 
 use roxmltree::Node;
 
+use super::identifying::{Field, names};
 use super::mpp::{MppSource, parse_number};
 use super::placed::{Composition, Lattice, PlacedTiff};
 use super::tiff::{Tiff, tag};
@@ -106,7 +107,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         stated_mpp,
         objective_power: parse_number(&first.objective),
         associated_images: macros.iter().map(|_| "macro".to_string()).collect(),
-        identifying_fields: identifying(&tiff, collection),
+        identifying_fields: named(&fields(&tiff, collection)),
         icc_profile: first
             .dimensions
             .first()
@@ -190,21 +191,45 @@ fn image(node: Node, collection: (f64, f64)) -> Result<Image> {
     })
 }
 
-/// Names of what the XML holds that may identify a slide, a person, a day or a device.
-fn identifying(tiff: &Tiff, collection: Node) -> Vec<String> {
+/// What may identify: what the XML says of the slide, a person, a day or a device, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF, or the XML is not sound.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let description = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
+    let document = xml::parse(&description, "the description")?;
+    let collection = children(document.root_element(), "collection").next();
+    let collection = collection.ok_or_else(|| Error::Damaged("the description has no collection".into()))?;
+    let mut all = fields(tiff, collection);
+    all.extend(super::generic::tag_values(tiff));
+    Ok(all)
+}
+
+fn fields(tiff: &Tiff, collection: Node) -> Vec<Field> {
     let mut fields = super::generic::identifying_tags(tiff);
-    let mut add = |present: bool, name: &str| {
-        if present {
-            fields.push(format!("leica.{name}"));
-        }
-    };
+    let mut add = |name: &str, value: &str| fields.push(Field::new(format!("leica.{name}"), value));
     let images = || children(collection, "image");
-    add(collection.has_attribute("barcode") || children(collection, "barcode").next().is_some(), "barcode");
-    add(collection.has_attribute("name") || images().any(|i| i.has_attribute("name")), "name");
-    let uuid = |node: &Node| node.has_attribute("uuid");
-    add(collection.ancestors().any(|n| uuid(&n)) || images().any(|i| uuid(&i)), "uuid");
-    add(images().any(|i| children(i, "creationDate").next().is_some()), "creationDate");
-    add(images().any(|i| children(i, "device").next().is_some()), "device");
-    fields.sort();
+    for node in std::iter::once(collection).chain(images()) {
+        for name in ["barcode", "name", "uuid"] {
+            node.attribute(name).into_iter().for_each(|value| add(name, value));
+        }
+    }
+    collection.ancestors().skip(1).filter_map(|n| n.attribute("uuid")).for_each(|value| add("uuid", value));
+    let elements = children(collection, "barcode").map(|n| ("barcode", n));
+    let of_images = images().flat_map(|i| {
+        children(i, "creationDate").map(|n| ("creationDate", n)).chain(children(i, "device").map(|n| ("device", n)))
+    });
+    for (name, node) in elements.chain(of_images) {
+        let values: Vec<&str> = node.attributes().map(|a| a.value()).chain(node.text()).collect();
+        add(name, values.first().map_or("", |v| v.trim()));
+        values.iter().skip(1).for_each(|value| add(name, value.trim()));
+    }
     fields
+}
+
+fn named(fields: &[Field]) -> Vec<String> {
+    let mut names = names(fields);
+    names.sort();
+    names
 }

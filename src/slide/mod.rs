@@ -9,6 +9,7 @@ pub mod companions;
 pub mod dicom;
 pub mod flat;
 pub mod generic;
+pub mod identifying;
 pub mod leica;
 pub mod lowpower;
 pub mod mpp;
@@ -200,6 +201,14 @@ impl<'a> Probe<'a> {
         self.tiff.as_ref().is_some_and(is)
     }
 
+    /// The TIFF that it is.
+    ///
+    /// # Errors
+    /// [`Error::NotASlide`] where it is none.
+    pub fn tiff(&self) -> Result<&tiff::Tiff> {
+        self.tiff.as_ref().ok_or_else(|| Error::NotASlide("no TIFF header".into()))
+    }
+
     /// The TIFF that the format recognised.
     ///
     /// # Errors
@@ -215,21 +224,27 @@ pub struct Format {
     pub name: &'static str,
     recognise: fn(&Probe) -> bool,
     open: fn(Probe) -> Result<Box<dyn SlideReader>>,
+    identifying: fn(&Probe) -> Result<Vec<identifying::Field>>,
 }
 
 /// The native formats in the order they are tried; the most particular first.
 pub const FORMATS: &[Format] = &[
-    Format { name: "dicom", recognise: dicom::recognise, open: dicom::open },
-    Format { name: "aperio", recognise: aperio::recognise, open: aperio::open },
-    Format { name: "ome-tiff", recognise: ome::recognise, open: ome::open },
-    Format { name: "philips", recognise: philips::recognise, open: philips::open },
-    Format { name: "ndpi", recognise: ndpi::recognise, open: ndpi::open },
-    Format { name: "leica", recognise: leica::recognise, open: leica::open },
-    Format { name: "ventana", recognise: ventana::recognise, open: ventana::open },
-    Format { name: "trestle", recognise: trestle::recognise, open: trestle::open },
-    Format { name: "generic-tiff", recognise: generic::recognise, open: generic::open },
-    Format { name: "png", recognise: flat::recognise_png, open: flat::open_png },
-    Format { name: "jpeg", recognise: flat::recognise_jpeg, open: flat::open_jpeg },
+    Format { name: "dicom", recognise: dicom::recognise, open: dicom::open, identifying: dicom::identifying },
+    Format { name: "aperio", recognise: aperio::recognise, open: aperio::open, identifying: aperio::identifying },
+    Format { name: "ome-tiff", recognise: ome::recognise, open: ome::open, identifying: ome::identifying },
+    Format { name: "philips", recognise: philips::recognise, open: philips::open, identifying: philips::identifying },
+    Format { name: "ndpi", recognise: ndpi::recognise, open: ndpi::open, identifying: ndpi::identifying },
+    Format { name: "leica", recognise: leica::recognise, open: leica::open, identifying: leica::identifying },
+    Format { name: "ventana", recognise: ventana::recognise, open: ventana::open, identifying: ventana::identifying },
+    Format { name: "trestle", recognise: trestle::recognise, open: trestle::open, identifying: trestle::identifying },
+    Format {
+        name: "generic-tiff",
+        recognise: generic::recognise,
+        open: generic::open,
+        identifying: generic::identifying,
+    },
+    Format { name: "png", recognise: flat::recognise_png, open: flat::open_png, identifying: flat::identifying },
+    Format { name: "jpeg", recognise: flat::recognise_jpeg, open: flat::open_jpeg, identifying: flat::identifying },
 ];
 
 /// Endings of files that are taken for slides before anyone has looked into them.

@@ -14,6 +14,7 @@
 
 use roxmltree::Node;
 
+use super::identifying::{Field, names};
 use super::mpp::{MppSource, parse_number};
 use super::tiff::{Page, Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
@@ -81,7 +82,8 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         notes.push(format!("{further} further images in the file are not read"));
     }
     let mut identifying_fields = super::generic::identifying_tags(&tiff);
-    identifying_fields.extend(identifying(root));
+    identifying_fields.extend(fields(root));
+    let identifying_fields = names(&identifying_fields);
     let info = SlideInfo {
         format: "ome-tiff".into(),
         reader: "native".into(),
@@ -254,17 +256,39 @@ fn power(root: Node, image: Node) -> Option<f64> {
     parse_number(objective.attribute("NominalMagnification")?)
 }
 
-/// The names of identifying fields that are present.
-fn identifying(root: Node) -> Vec<String> {
-    let present = |(element, attribute): &(&str, Option<&str>)| {
-        root.descendants()
-            .any(|n| n.is_element() && n.tag_name().name() == *element && attribute.is_none_or(|a| n.has_attribute(a)))
-    };
-    let name = |(element, attribute): &(&str, Option<&str>)| match attribute {
-        Some(attribute) => format!("ome.{element}.{attribute}"),
-        None => format!("ome.{element}"),
-    };
-    IDENTIFYING.iter().filter(|i| present(i)).map(name).collect()
+/// What may identify: elements and attributes of the OME-XML, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF, or the XML is not sound.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let text = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
+    let document = xml::parse(&text, "the OME-XML")?;
+    let mut all = super::generic::identifying_tags(tiff);
+    all.extend(fields(document.root_element()));
+    all.extend(super::generic::tag_values(tiff));
+    Ok(all)
+}
+
+fn fields(root: Node) -> Vec<Field> {
+    let mut fields = Vec::new();
+    for (element, attribute) in IDENTIFYING {
+        for node in root.descendants().filter(|n| n.is_element() && n.tag_name().name() == *element) {
+            match attribute {
+                Some(attribute) => {
+                    let value = node.attribute(*attribute).into_iter();
+                    fields.extend(value.map(|value| Field::new(format!("ome.{element}.{attribute}"), value)));
+                }
+                None => {
+                    let name = format!("ome.{element}");
+                    fields.push(Field::new(name.clone(), ""));
+                    let below = node.descendants().flat_map(|n| n.attributes().map(|a| a.value()).chain(n.text()));
+                    fields.extend(below.map(|value| Field::new(name.clone(), value.trim())));
+                }
+            }
+        }
+    }
+    fields
 }
 
 #[cfg(test)]
@@ -352,7 +376,7 @@ mod tests {
         let text = "<OME><Experimenter LastName='made-up'/><Image Name='made-up'><AcquisitionDate>1</AcquisitionDate>\
                     </Image></OME>";
         let document = xml::parse(text, "the OME-XML").expect("XML");
-        let got = identifying(document.root_element());
+        let got = names(&fields(document.root_element()));
         assert_eq!(got, ["ome.Image.Name", "ome.AcquisitionDate", "ome.Experimenter"]);
     }
 }

@@ -13,8 +13,9 @@
 
 use roxmltree::Node;
 
+use super::identifying::{Field, names};
 use super::mpp::{MppSource, parse_number};
-use super::tiff::tag;
+use super::tiff::{Tiff, tag};
 use super::tiled::{TiledPage, TiledTiff};
 use super::xml::{self, child, children};
 use super::{Probe, SlideInfo, SlideReader, StatedMpp};
@@ -45,6 +46,27 @@ pub fn recognise(probe: &Probe) -> bool {
         text(tag::SOFTWARE).starts_with("Philips")
             || text(tag::IMAGE_DESCRIPTION).contains("<DataObject ObjectType=\"DPUfsImport\"")
     })
+}
+
+/// What may identify: attributes of the XML, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF, or the XML is not sound.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let text = tiff.text(&tiff.pages[0], tag::IMAGE_DESCRIPTION).unwrap_or_default();
+    let mut all = fields(tiff, xml::parse(&text, "the Philips XML")?.root_element());
+    all.extend(super::generic::tag_values(tiff));
+    Ok(all)
+}
+
+fn fields(tiff: &Tiff, root: Node) -> Vec<Field> {
+    let mut fields = super::generic::identifying_tags(tiff);
+    for name in IDENTIFYING {
+        let named = root.descendants().filter(|n| n.attribute("Name") == Some(*name));
+        fields.extend(named.map(|n| Field::new(format!("philips.{name}"), n.text().unwrap_or_default().trim())));
+    }
+    fields
 }
 
 /// Opens a Philips TIFF.
@@ -92,9 +114,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
             page.cut(width / reduction, height / reduction);
         }
     }
-    let mut identifying_fields = super::generic::identifying_tags(&tiff);
-    let named = |name: &&&str| root.descendants().any(|n| n.attribute("Name") == Some(**name));
-    identifying_fields.extend(IDENTIFYING.iter().filter(named).map(|name| format!("philips.{name}")));
+    let identifying_fields = names(&fields(&tiff, root));
     let info = SlideInfo {
         format: "philips".into(),
         reader: "native".into(),

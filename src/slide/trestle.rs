@@ -28,6 +28,9 @@ pub fn recognise(probe: &Probe) -> bool {
     })
 }
 
+/// What may identify: the TIFF's own tags.
+pub use super::generic::identifying;
+
 /// Opens a Trestle slide.
 ///
 /// # Errors
@@ -77,7 +80,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         stated_mpp: stated.into_iter().collect(),
         objective_power: value(&description, "Objective Power").and_then(parse_number),
         associated_images: has_macro.then(|| "macro".to_string()).into_iter().collect(),
-        identifying_fields: super::generic::identifying_tags(&tiff),
+        identifying_fields: super::identifying::names(&super::generic::identifying_tags(&tiff)),
         icc_profile: first.has(tag::ICC_PROFILE),
         notes: Vec::new(),
     };

@@ -16,6 +16,7 @@
 
 use roxmltree::Node;
 
+use super::identifying::{Field, names};
 use super::mpp::{MppSource, parse_number};
 use super::placed::{Composition, Lattice, PlacedTiff};
 use super::tiff::{Tiff, tag};
@@ -68,6 +69,35 @@ struct Stitching {
     advance: (f64, f64),
 }
 
+fn iscan<'a, 'i>(root: Node<'a, 'i>) -> Result<Node<'a, 'i>> {
+    let iscan = match root.tag_name().name() {
+        "iScan" => Some(root),
+        "Metadata" => children(root, "iScan").next(),
+        _ => None,
+    };
+    iscan.ok_or_else(|| Error::Damaged("the metadata have no iScan where it must be".into()))
+}
+
+/// What may identify: attributes of iScan, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF, or its metadata are not sound.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let packet = tiff.text(&tiff.pages[0], tag::XMP).unwrap_or_default();
+    let document = xml::parse(&packet, "the iScan metadata")?;
+    let mut all = fields(tiff, iscan(document.root_element())?);
+    // The packet is iScan and the joints of all blocks.
+    all.extend(super::generic::tag_values(tiff).into_iter().filter(|f| f.name != "tiff.XMP"));
+    Ok(all)
+}
+
+fn fields(tiff: &Tiff, iscan: Node) -> Vec<Field> {
+    let stated = IDENTIFYING.iter().filter_map(|a| Some((a, iscan.attribute(*a).filter(|v| !v.is_empty())?)));
+    let stated = stated.map(|(name, value)| Field::new(format!("ventana.{name}"), value));
+    stated.chain(super::generic::identifying_tags(tiff)).collect()
+}
+
 /// Opens a BIF, or a TIFF that the same scanners export.
 ///
 /// # Errors
@@ -77,22 +107,14 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
     let tiff = probe.into_tiff()?;
     let packet = tiff.text(&tiff.pages[0], tag::XMP).unwrap_or_default();
     let document = xml::parse(&packet, "the iScan metadata")?;
-    let root = document.root_element();
-    let iscan = match root.tag_name().name() {
-        "iScan" => Some(root),
-        "Metadata" => children(root, "iScan").next(),
-        _ => None,
-    };
-    let iscan = iscan.ok_or_else(|| Error::Damaged("the metadata have no iScan where it must be".into()))?;
+    let iscan = iscan(document.root_element())?;
     let value = |name: &str| iscan.attribute(name).and_then(parse_number);
     let mut notes = Vec::new();
     if value("Z-layers").is_some_and(|n| n > 1.0) {
         notes.push("focal planes besides the first are left out".into());
     }
     let (pages, levels, associated_images) = levels(&tiff)?;
-    let identifying = IDENTIFYING.iter().filter(|a| iscan.attribute(**a).is_some_and(|v| !v.is_empty()));
-    let mut identifying_fields: Vec<String> = identifying.map(|a| format!("ventana.{a}")).collect();
-    identifying_fields.extend(super::generic::identifying_tags(&tiff));
+    let mut identifying_fields = names(&fields(&tiff, iscan));
     identifying_fields.sort();
     let info = SlideInfo {
         format: "ventana".into(),

@@ -44,6 +44,13 @@ pub fn text<'a>(node: Node<'a, '_>, path: &[&'static str]) -> Option<&'a str> {
     end.text().map(str::trim)
 }
 
+/// All that elements below a node say: the values of their attributes, and their texts.
+pub fn values<'a>(node: Node<'a, 'a>) -> impl Iterator<Item = &'a str> {
+    let texts = |n: Node<'a, 'a>| n.is_text().then(|| n.text().unwrap_or_default().trim());
+    let all = node.descendants().flat_map(move |n| n.attributes().map(|a| a.value()).chain(texts(n)));
+    all.filter(|value| !value.is_empty())
+}
+
 /// An attribute that must be a finite number.
 ///
 /// # Errors

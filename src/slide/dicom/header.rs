@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::identifying::{Field, lenient};
 use super::super::source::Source;
 use super::identify;
 use super::parse::{self, Element, PixelData, Step, Tag};
@@ -146,8 +147,8 @@ pub struct Header {
     pub icc_profile: bool,
     /// Whether somebody wrote into the pixels.
     pub annotated: bool,
-    /// Names of attributes that may identify.
-    pub identifying: BTreeSet<String>,
+    /// Attributes that may identify.
+    pub identifying: BTreeSet<Field>,
     /// Optical paths in the order that frames name them.
     pub path_names: Vec<String>,
 }
@@ -197,7 +198,7 @@ pub fn read(source: &Source) -> Result<(Header, Vec<Position>)> {
         if steps.first().is_none_or(|s| s.sequence != PER_FRAME)
             && let Some(name) = identify::name_of(element, value)
         {
-            header.identifying.insert(name);
+            header.identifying.insert(Field::new(name, lenient(value)));
         }
         match steps {
             [] if element.tag == 0x0028_0101 => stored = parse::number(value, element.vr, false),

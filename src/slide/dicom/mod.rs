@@ -30,6 +30,7 @@ use std::path::Path;
 
 use self::header::{Header, Kind};
 use self::level::{DicomLevel, Instance};
+use super::identifying::{Field, names};
 use super::mpp::MppSource;
 use super::source::Source;
 use super::{BlockAt, BlockKind, Probe, Scale, SlideInfo, SlideReader, StatedMpp, downsample_between};
@@ -64,6 +65,21 @@ fn instance(path: &Path) -> Result<Instance> {
     let source = Source::open(path).map_err(Error::Read)?;
     let (header, positions) = header::read(&source)?;
     Ok(Instance { header, positions, source })
+}
+
+/// What may identify: attributes of all files of the series, label and overview among them.
+///
+/// # Errors
+/// As [`open`], though pixels need not be readable.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let own = instance(probe.path)?;
+    let mut fields = own.header.identifying;
+    if !own.header.brief.series.is_empty() {
+        for file in series::members(probe.path, &own.header.brief.series)? {
+            fields.append(&mut instance(&file)?.header.identifying);
+        }
+    }
+    Ok(fields.into_iter().collect())
 }
 
 impl DicomSlide {
@@ -134,7 +150,7 @@ impl DicomSlide {
             stated_mpp: stated_mpp(top, (finest.level.width, finest.level.height), &mut notes).into_iter().collect(),
             objective_power: top.objective_power,
             associated_images: associated.into_iter().map(|kind| kind.name().to_string()).collect(),
-            identifying_fields: identifying.into_iter().collect(),
+            identifying_fields: names(&Vec::from_iter(identifying)),
             icc_profile: top.icc_profile,
             notes,
         };

@@ -16,6 +16,7 @@
 
 mod strip;
 
+use super::identifying::{Field, names};
 use super::tiff::{Page, Tiff, tag};
 use super::tiled::page_size;
 use super::{BlockAt, BlockKind, Probe, Scale, SlideInfo, SlideReader, downsample_between};
@@ -99,7 +100,7 @@ pub fn open(probe: Probe) -> Result<Box<dyn SlideReader>> {
         stated_mpp: super::generic::resolution(&tiff, page0).into_iter().collect(),
         objective_power: lens,
         associated_images,
-        identifying_fields: identifying(&tiff, page0),
+        identifying_fields: names(&fields(&tiff, page0)),
         icc_profile: page0.has(tag::ICC_PROFILE),
         notes,
     };
@@ -122,13 +123,26 @@ fn kind(tiff: &Tiff, page: &Page) -> Result<Kind> {
     })
 }
 
-fn identifying(tiff: &Tiff, page: &Page) -> Vec<String> {
-    let mut names = super::generic::identifying_tags(tiff);
-    names.extend(IDENTIFYING.iter().filter(|(tag, _)| page.has(*tag)).map(|(_, name)| (*name).to_string()));
+/// What may identify: Hamamatsu's tags and properties, and the TIFF's own tags.
+///
+/// # Errors
+/// Where the probe is no TIFF.
+pub fn identifying(probe: &Probe) -> Result<Vec<Field>> {
+    let tiff = probe.tiff()?;
+    let mut all = fields(tiff, &tiff.pages[0]);
+    all.extend(super::generic::tag_values(tiff));
+    Ok(all)
+}
+
+fn fields(tiff: &Tiff, page: &Page) -> Vec<Field> {
+    let mut fields = super::generic::identifying_tags(tiff);
+    let present = IDENTIFYING.iter().filter(|(tag, _)| page.has(*tag));
+    fields.extend(present.map(|(tag, name)| Field::new(*name, tiff.text(page, *tag).unwrap_or_default())));
     let properties = tiff.text(page, tag::NDPI_PROPERTIES).unwrap_or_default();
-    let stated = |key: &&&str| properties.lines().any(|line| line.split_once('=').is_some_and(|(k, _)| k == **key));
-    names.extend(IDENTIFYING_PROPERTIES.iter().filter(stated).map(|key| format!("hamamatsu.{key}")));
-    names
+    let stated = |key: &str| properties.lines().filter_map(|l| l.split_once('=')).find(|(k, _)| *k == key);
+    let stated = IDENTIFYING_PROPERTIES.iter().filter_map(|key| stated(key));
+    fields.extend(stated.map(|(key, value)| Field::new(format!("hamamatsu.{key}"), value.trim())));
+    fields
 }
 
 impl SlideReader for Ndpi {

@@ -294,6 +294,14 @@ impl Pool {
         })
     }
 
+    /// Names and values of properties that may identify.
+    pub(super) fn identifying(&self) -> Result<Vec<(String, String)>> {
+        self.ask(&Request::Identifying, |_, reply| match reply {
+            Reply::Identifying(fields) => Ok(fields),
+            _ => Err(out_of_turn()),
+        })
+    }
+
     /// Asks an idle child, or a new one, and has `take` take its reply.
     fn ask<T>(&self, request: &Request, take: impl FnOnce(&Worker, Reply) -> Result<T>) -> Result<T> {
         let mut worker = self.lend()?;

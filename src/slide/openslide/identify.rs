@@ -1,6 +1,6 @@
 //! Which of OpenSlide's properties are handed on, and which names are reported because their values may identify.
 //!
-//! Values leave the child only for names in [`ALLOWED`]. Names are judged by the words in them, over vendors: a name too
+//! Values leave the child only for names in [`ALLOWED`], and for suspect ones where the audit asks, which looks for them. Names are judged by the words in them, over vendors: a name too
 //! many does no harm, one too few would tell a user that a slide is clean when it is not.
 //! Source: <https://openslide.org/properties/> and the properties of the slides in the test collection.
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use self::client::Pool;
 use self::protocol::{Info, Region};
+use super::identifying::Field;
 use crate::codec::Scratch;
 use crate::error::{Error, Result};
 use crate::slide::mpp::MppSource;
@@ -87,6 +88,15 @@ pub fn detect(path: &Path) -> Result<Option<String>> {
 /// [`Error::Library`] where OpenSlide is missing.
 pub fn version() -> Result<String> {
     client::version(&Options::default())
+}
+
+/// Properties of a slide that may identify, with their values: for the audit, which shows none.
+///
+/// # Errors
+/// As [`OpenSlideReader::open`].
+pub fn identifying(path: &Path) -> Result<Vec<Field>> {
+    let pool = Pool::new(std::path::absolute(path).map_err(Error::Read)?, Options::default());
+    Ok(pool.identifying()?.into_iter().map(|(name, value)| Field::new(name, value)).collect())
 }
 
 /// A slide that OpenSlide reads. Its blocks are regions of 512 × 512 pixels.

@@ -32,6 +32,8 @@ pub enum Request {
     Region(Region),
     /// Hand out the colour profile. Answered by [`Reply::Profile`].
     Profile,
+    /// Hand out what may identify, for the audit. Answered by [`Reply::Identifying`].
+    Identifying,
 }
 
 /// A region as OpenSlide addresses it.
@@ -64,6 +66,8 @@ pub enum Reply {
     Background([u8; 3]),
     /// The colour profile, of so many bytes, is in the memory file; 0 where there is none.
     Profile(u32),
+    /// Names and values of properties that may identify.
+    Identifying(Vec<(String, String)>),
     /// The request failed; the child is of no further use.
     Failed(FailureKind, String),
 }
@@ -105,9 +109,10 @@ impl Request {
             Request::Open(_) => b'o',
             Request::Region(_) => b'r',
             Request::Profile => b'i',
+            Request::Identifying => b'v',
         });
         match self {
-            Request::Profile => {}
+            Request::Profile | Request::Identifying => {}
             Request::Detect(path) | Request::Open(path) => frame.bytes(path),
             Request::Region(r) => {
                 for value in [r.level, r.x_level0, r.y_level0, r.width, r.height] {
@@ -135,6 +140,7 @@ impl Request {
                 height: fields.u32()?,
             }),
             b'i' => Request::Profile,
+            b'v' => Request::Identifying,
             _ => return Err(nonsense()),
         };
         fields.end()?;
@@ -170,6 +176,10 @@ impl Reply {
                 frame = Frame::new(b'I');
                 frame.u32(*bytes);
             }
+            Reply::Identifying(fields) => {
+                frame = Frame::new(b'W');
+                frame.pairs(fields);
+            }
             Reply::Failed(kind, message) => {
                 frame = Frame::new(b'F');
                 frame.u32(match kind {
@@ -201,6 +211,7 @@ impl Reply {
             b'P' => Reply::Pixels,
             b'B' => Reply::Background(fields.bytes()?.try_into().map_err(|_| nonsense())?),
             b'I' => Reply::Profile(fields.u32()?),
+            b'W' => Reply::Identifying(fields.list(|f| Ok((f.text()?, f.text()?)))?),
             b'F' => {
                 let kind = match fields.u32()? {
                     0 => FailureKind::NotASlide,
@@ -226,11 +237,7 @@ impl Info {
             frame.u32(*height);
             frame.0.extend(downsample.to_le_bytes());
         }
-        frame.count(self.properties.len());
-        for (name, value) in &self.properties {
-            frame.bytes(name.as_bytes());
-            frame.bytes(value.as_bytes());
-        }
+        frame.pairs(&self.properties);
         for names in [&self.identifying, &self.associated] {
             frame.count(names.len());
             names.iter().for_each(|name| frame.bytes(name.as_bytes()));
@@ -292,6 +299,14 @@ impl Frame {
 
     fn u32(&mut self, value: u32) {
         self.0.extend(value.to_le_bytes());
+    }
+
+    fn pairs(&mut self, pairs: &[(String, String)]) {
+        self.count(pairs.len());
+        for (name, value) in pairs {
+            self.bytes(name.as_bytes());
+            self.bytes(value.as_bytes());
+        }
     }
 
     fn count(&mut self, count: usize) {
@@ -378,6 +393,7 @@ mod tests {
             Reply::Opened(info()),
             Reply::Pixels,
             Reply::Background([9, 8, 7]),
+            Reply::Identifying(vec![("aperio.User".into(), "x".into())]),
             Reply::Failed(FailureKind::Library, "gone".into()),
         ] {
             assert_eq!(Reply::decode(&reply.encode()[4..]).unwrap(), reply);

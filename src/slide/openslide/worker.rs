@@ -113,7 +113,31 @@ impl Desk {
             }
             Request::Region(region) => self.read(*region),
             Request::Profile => self.profile(),
+            Request::Identifying => self.identifying(),
         }
+    }
+
+    /// For the audit, which looks for these values and shows none.
+    fn identifying(&self) -> Result<Reply, Failure> {
+        let (slide, _) = self.slide.as_ref().ok_or_else(|| (FailureKind::Error, "no slide is open".to_string()))?;
+        let mut fields = Vec::new();
+        // The whole reply is bounded.
+        let mut left = protocol::REPLY_LIMIT as usize / 2;
+        for name in slide.property_names().map_err(failure)? {
+            let mut value = slide.property_value(&name).unwrap_or_default();
+            if value.trim().is_empty() || !identify::may_identify(&name) {
+                continue;
+            }
+            let end = (0..=value.len().min(VALUE_LIMIT)).rev().find(|at| value.is_char_boundary(*at));
+            value.truncate(end.unwrap_or(0));
+            let name = identify::report_name(&name);
+            left = left.saturating_sub(name.len() + value.len() + 8);
+            if left == 0 {
+                break;
+            }
+            fields.push((name, value));
+        }
+        Ok(Reply::Identifying(fields))
     }
 
     fn profile(&mut self) -> Result<Reply, Failure> {
