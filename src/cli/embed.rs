@@ -13,6 +13,7 @@ use crate::encoder::registry::{self, Available};
 use crate::error::{Error, Result};
 use crate::job::summary::plural;
 use crate::job::{Job, JobOptions, VectorsMade};
+use crate::pipeline::canary::{self, Through};
 use crate::pipeline::{self, Hooks, Staffing};
 
 /// Runs the command.
@@ -56,9 +57,17 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             halved
                 .line(&format!("{device}: out of memory; {tiles} tiles at a time from now on (--batch-size {tiles})"));
         };
-        let encoders =
+        let mut encoders =
             crew::open(&encoder, &devices, threads, batch, &|text| tell.line(text), &(Arc::new(halved) as _))?;
         job.begin(Some(library::version()?))?;
+        let through = Through { options: job.options(), input: &encoder.card.input, batch, precision: args.precision };
+        if let Some(first) = encoders.first_mut() {
+            match pipeline::guarded(|| canary::observe(&canary::slide, &through, first.as_mut())) {
+                Ok(observed) => job.keep_canary(observed)?,
+                // A run is not to end for it; an encoder that fails will do so with the slides as well.
+                Err(e) => tell.line(&format!("no canary, so 'compat' cannot compare this run by it: {e}")),
+            }
+        }
         Ok(encoders)
     };
     let slides = session.slides().to_vec();

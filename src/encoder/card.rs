@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::record::canary::Thresholds;
 use crate::resample::Filter;
 
 /// How the graph wants its pixels.
@@ -233,6 +234,10 @@ pub struct Output {
     pub prefix_tokens: usize,
 }
 
+fn is_default(thresholds: &Thresholds) -> bool {
+    *thresholds == Thresholds::default()
+}
+
 fn one() -> usize {
     1
 }
@@ -342,6 +347,9 @@ pub struct Card {
     pub tile: Tile,
     /// What comes out.
     pub output: Output,
+    /// How far canaries of two sites may be apart for their features to be used together.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub canary: Thresholds,
 }
 
 impl Card {
@@ -383,6 +391,10 @@ impl Card {
             if !hash.is_empty() && (hash.len() != 64 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))) {
                 return Some(format!("'{hash}' is no sha256"));
             }
+        }
+        let Thresholds { refuse, warn } = self.canary;
+        if !(0.0..=1.0).contains(&refuse) || !(refuse..=1.0).contains(&warn) {
+            return Some(format!("canary: refuse {refuse}, warn {warn}; cosines, the first at most the second"));
         }
         if !["", "fp32", "fp16", "bf16"].contains(&&*self.precision) {
             return Some(format!("precision '{}'; one of fp32, fp16, bf16", self.precision));

@@ -8,6 +8,7 @@ use super::card::{Architecture, Card, Dtype, Input, Known, Layout, Output, Outpu
 use super::device::Device;
 use super::onnx::{SessionOptions, builder, commit_file};
 use crate::error::{Error, Result};
+use crate::record::canary::Thresholds;
 use crate::resample::Filter;
 
 fn failed(e: impl std::fmt::Display) -> Error {
@@ -41,6 +42,7 @@ pub fn describe(path: &Path) -> Result<Card> {
     let id: String = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let id: String = id.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     Ok(Card {
+        canary: Thresholds::default(),
         name: id.clone(),
         id,
         aliases: Vec::new(),

@@ -11,6 +11,7 @@ use super::column::{Column, Kind, failed};
 use super::{CoordsAttributes, FEATURES_SCHEMA, FeatureWriter, PATCHES_SCHEMA, Precision, Published, RootAttributes};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::record::moments::Accumulator;
 use crate::record::publish::TempFile;
 
 /// Rows of a full chunk of `features`.
@@ -29,6 +30,7 @@ pub struct FeatureFile {
     temp: TempFile,
     precision: Precision,
     dim: usize,
+    moments: Accumulator,
 }
 
 impl FeatureFile {
@@ -53,7 +55,8 @@ impl FeatureFile {
         };
         let deflate = (precision == Precision::F32M10).then_some(FEATURE_DEFLATE);
         let features = Column::new("features", kind, dim, FEATURE_ROWS, deflate);
-        Ok(FeatureFile { features, coords: CoordsColumn::new(coords), file, temp, precision, dim })
+        let (coords, moments) = (CoordsColumn::new(coords), Accumulator::new(dim));
+        Ok(FeatureFile { features, coords, file, temp, precision, dim, moments })
     }
 
     /// Completes the file and gives it its name; see [`FeatureWriter::finish`].
@@ -66,7 +69,8 @@ impl FeatureFile {
         let rows = self.features.rows() as u64;
         // Datasets hold the file too; they go first.
         drop((self.features, self.coords));
-        publish(self.file, self.temp, rows)
+        let published = publish(self.file, self.temp, rows)?;
+        Ok(Published { moments: Some(self.moments.moments()), ..published })
     }
 }
 
@@ -95,6 +99,8 @@ impl FeatureWriter for FeatureFile {
                     self.precision
                 )));
             }
+            let stored = |value: &f32| self.precision.stored(*value);
+            now.chunks_exact(self.dim).for_each(|row| self.moments.add(row.iter().map(stored)));
             self.features.advance(n, &self.file)?;
             let (pairs, pairs_later) = coords.split_at(n);
             self.coords.push(pairs, &self.file)?;
@@ -148,7 +154,7 @@ pub(super) fn publish(file: H5File, temp: TempFile, rows: u64) -> Result<Publish
     let sha256 = digest::file_sha256(temp.path()).map_err(write)?;
     let bytes = std::fs::metadata(temp.path()).map_err(write)?.len();
     temp.commit().map_err(write)?;
-    Ok(Published { rows, bytes, sha256 })
+    Ok(Published { rows, bytes, sha256, moments: None })
 }
 
 /// `coords` and its attributes.

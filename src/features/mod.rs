@@ -13,6 +13,7 @@ mod vector;
 pub mod verify;
 
 use crate::error::Result;
+use crate::record::moments::Moments;
 pub use hdf5::{FeatureFile, write_patches};
 pub use inspect::{Contents, FeatureContents, VectorContents, inspect};
 pub use precision::{Precision, round_mantissa10};
@@ -55,6 +56,8 @@ pub struct Published {
     pub bytes: u64,
     /// Its sha256, 64 hexadecimal digits.
     pub sha256: String,
+    /// What its features are like as a whole; `None` where it holds none of tiles.
+    pub moments: Option<Moments>,
 }
 
 /// TRIDENT's attributes of the dataset `coords`. `savetodir`, which TRIDENT fills with a path, is always written empty.

@@ -48,6 +48,16 @@ impl Precision {
         }
     }
 
+    /// What a reader gets of `value`.
+    #[must_use]
+    pub fn stored(self, value: f32) -> f32 {
+        match self {
+            Precision::F32M10 => round_mantissa10(value),
+            Precision::F32 => value,
+            Precision::F16 => half::f16::from_bits(f16_bits(value)).to_f32(),
+        }
+    }
+
     /// Appends `values` to `bytes` in little-endian storage form. Returns false if a stored value is not finite, because
     /// it was not or because it is too large for the kind.
     pub(super) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) -> bool {

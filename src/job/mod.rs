@@ -23,7 +23,9 @@ use crate::features::{
     write_patches,
 };
 use crate::pipeline::Outcome;
+use crate::pipeline::canary::Observed;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
+use crate::record::canary::{CANARIES, Canary};
 use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
@@ -168,8 +170,8 @@ impl Job {
         }
         for grid in grid_dirs(&self.out)? {
             directories.extend(["contracts", "overviews"].map(|name| grid.join(name)));
-            directories
-                .extend(artefacts(&grid)?.into_iter().flat_map(|a| [grid.join("records").join(&a), grid.join(a)]));
+            let of = |a: String| [grid.join("records").join(&a), grid.join(CANARIES).join(&a), grid.join(a)];
+            directories.extend(artefacts(&grid)?.into_iter().flat_map(of));
         }
         directories.iter().try_for_each(|directory| publish::sweep_stale_parts(directory).map(|_| ()))
     }
@@ -230,6 +232,27 @@ impl Job {
             Status::Done if self.features.is_some() => judge(&self.patches),
             status => status,
         }
+    }
+
+    /// Keeps what became of the canary, which the run's model was just loaded for.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn keep_canary(&self, observed: Observed) -> Result<()> {
+        let (Some(artefact), Some(encoder)) = (&self.features, &self.encoder) else { return Ok(()) };
+        let Observed { tiles, slide, vectors } = observed;
+        let canary = Canary {
+            schema: Canary::SCHEMA.into(),
+            contract_sha256: artefact.sha256.clone(),
+            runtime: self.runtime(),
+            precision: self.precision.name().into(),
+            compute: encoder.card.compute.map(|c| c.name().into()),
+            thresholds: encoder.card.canary,
+            tiles,
+            slide,
+            vectors,
+        };
+        canary.keep(&self.grid_dir, &artefact.name)
     }
 
     fn coords_attributes(&self, slide: &PlannedSlide) -> CoordsAttributes {
@@ -377,6 +400,7 @@ impl Job {
                 effective_mpp: plan.effective_mpp(slide.mpp.mean()),
             },
             tissue: json!({ "area_mm2": slide.tissue.area_mm2, "found": slide.tissue.details }),
+            moments: published.moments.clone(),
             warnings: slide.warnings.clone(),
             runtime: self.runtime(),
         };

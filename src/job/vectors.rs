@@ -210,6 +210,7 @@ impl Job {
                 bytes: published.bytes,
                 sha256: published.sha256,
             }],
+            moments: None,
             warnings,
             // What made the features stands in their record.
             runtime: Runtime {

@@ -15,6 +15,7 @@
 //! are bounded too.
 
 pub mod blocks;
+pub mod canary;
 pub mod meter;
 mod pool;
 pub mod prepare;
@@ -29,7 +30,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::encoder::Encoder;
 use crate::encoder::card::Input;
-use crate::encoder::preprocess;
 use crate::error::{Error, Result};
 use crate::features::FeatureWriter;
 use meter::Meter;
@@ -270,7 +270,6 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn run(self) {
         let mut reader = TileReader::default();
-        let mut tile = Vec::new();
         let mut assigned = VecDeque::new();
         let picture = (self.input.px * self.input.px * 3) as usize;
         while !self.stop.load(Ordering::Relaxed) {
@@ -296,7 +295,7 @@ impl Reader<'_> {
                     .map(|((active, row), out)| Entry {
                         slide: active.number,
                         row: *row,
-                        readable: self.read(&mut reader, &mut tile, active, *row, out),
+                        readable: self.read(&mut reader, active, *row, out),
                     })
                     .collect()
             });
@@ -307,23 +306,12 @@ impl Reader<'_> {
     }
 
     /// Reads one tile as the encoder wants it; `false` where it could not be read.
-    fn read(&self, reader: &mut TileReader, tile: &mut Vec<u8>, active: &Active, row: usize, out: &mut [u8]) -> bool {
+    fn read(&self, reader: &mut TileReader, active: &Active, row: usize, out: &mut [u8]) -> bool {
         if active.failed.load(Ordering::Relaxed) {
             return false;
         }
-        let (slide, px) = (&active.slide, self.options.tiling.tile_px);
-        let filter = self.options.tiling.resample;
-        let result = guarded(|| {
-            if preprocess::fits_already(px, self.input) {
-                return Ok(reader.read(slide, slide.tiles[row], filter, out));
-            }
-            tile.resize((px * px * 3) as usize, 0);
-            let read = reader.read(slide, slide.tiles[row], filter, tile);
-            if read.is_ok() {
-                preprocess::fit(reader.resampler(), tile, px, self.input, out).map_err(Error::Internal)?;
-            }
-            Ok(read)
-        });
+        let (slide, filter) = (&active.slide, self.options.tiling.resample);
+        let result = guarded(|| Ok(reader.read_input(slide, row, filter, self.input, out)));
         let why = match result {
             Ok(Ok(())) => return true,
             Ok(Err(e)) => e.to_string(),

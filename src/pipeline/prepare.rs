@@ -106,7 +106,14 @@ pub fn geometry(slide: &Slide) -> Vec<LevelGeometry> {
 /// # Errors
 /// Whatever makes this slide unusable; never names it.
 pub fn prepare(spec: &SlideSpec, options: &PrepareOptions) -> Result<PlannedSlide> {
-    let slide = Slide::open(&spec.path)?;
+    plan(spec, Slide::open(&spec.path)?, options)
+}
+
+/// Plans the tiles of an open slide.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn plan(spec: &SlideSpec, slide: Slide, options: &PrepareOptions) -> Result<PlannedSlide> {
     let mpp = slide.mpp(spec.mpp)?;
     let plan = ReadPlan::new(&geometry(&slide), mpp.mean(), &options.tiling)?;
     let mut warnings = slide.info().notes.clone();

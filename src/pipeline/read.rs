@@ -1,9 +1,11 @@
-//! One tile: its blocks put together, reduced to tile pixels.
+//! One tile: its blocks put together, reduced to tile pixels, brought to what the encoder takes.
 
 use std::sync::Arc;
 
 use super::prepare::PlannedSlide;
 use crate::codec::Scratch;
+use crate::encoder::card::Input;
+use crate::encoder::preprocess;
 use crate::error::Error;
 use crate::resample::{Filter, Resampler};
 use crate::slide::region::{copy_part, is_inside, parts};
@@ -14,12 +16,34 @@ pub struct TileReader {
     scratch: Scratch,
     resampler: Resampler,
     mosaic: Vec<u8>,
+    tile: Vec<u8>,
 }
 
 impl TileReader {
-    /// The thread's resampler, for the encoder's own resize rule.
-    pub fn resampler(&mut self) -> &mut Resampler {
-        &mut self.resampler
+    /// Reads the tile at `row` of the plan as the encoder takes it: `input.px * input.px` interleaved RGB pixels.
+    ///
+    /// # Errors
+    /// As [`TileReader::read`].
+    pub fn read_input(
+        &mut self,
+        slide: &PlannedSlide,
+        row: usize,
+        filter: Filter,
+        input: &Input,
+        out: &mut [u8],
+    ) -> Result<(), Arc<Error>> {
+        let px = slide.plan.tile_px;
+        if preprocess::fits_already(px, input) {
+            return self.read(slide, slide.tiles[row], filter, out);
+        }
+        let mut tile = std::mem::take(&mut self.tile);
+        tile.resize(px as usize * px as usize * 3, 0);
+        let read = self.read(slide, slide.tiles[row], filter, &mut tile).and_then(|()| {
+            let fitted = preprocess::fit(&mut self.resampler, &tile, px, input, out);
+            fitted.map_err(|why| Arc::new(Error::Internal(why)))
+        });
+        self.tile = tile;
+        read
     }
 
     /// Reads the tile at `tile` (level-0 pixels) into `out`: `tile_px * tile_px` interleaved RGB pixels. What lies outside

@@ -7,11 +7,15 @@
 //! ```text
 //! contracts/<artefact>.json       written once, by whoever comes first
 //! records/<artefact>/<id>.json    written after the slide's files: the done marker
+//! canaries/<artefact>/<hash>.json what runs made of synthetic pixels
 //! ```
 
+pub mod canary;
 pub mod contract;
 pub mod done;
 pub mod manifest;
+pub mod moments;
+pub mod numbers;
 pub mod publish;
 
 use std::io;
@@ -23,6 +27,7 @@ use crate::digest;
 use crate::error::{Error, Result};
 pub use contract::{Contract, claim_contract};
 pub use manifest::SiteManifest;
+use moments::Moments;
 
 /// The facts of one finished slide and artefact. It holds no dates, no paths outside the grid directory, and no name but
 /// the id.
@@ -49,6 +54,9 @@ pub struct Record {
     pub read: ReadFacts,
     /// What the tissue method found, as that method tells it.
     pub tissue: serde_json::Value,
+    /// What the features are like as a whole; absent for what holds none, and in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<Moments>,
     /// What a user should know about this slide's result.
     pub warnings: Vec<String>,
     /// What made it.
@@ -291,6 +299,7 @@ pub(crate) mod examples {
                 effective_mpp: 0.499,
             },
             tissue: serde_json::json!({"fraction": 0.1}),
+            moments: None,
             warnings: vec![],
             runtime: runtime(),
         }

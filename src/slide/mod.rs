@@ -301,6 +301,16 @@ impl Slide {
         Ok(Slide { reader: (format.open)(probe)? })
     }
 
+    /// Opens a generic TIFF that is compiled in.
+    ///
+    /// # Errors
+    /// As [`Slide::open_native`].
+    pub fn of_bytes(bytes: &'static [u8]) -> Result<Self> {
+        let tiff = tiff::Tiff::open(source::Source::of_bytes(bytes))?;
+        let probe = Probe { path: Path::new(""), head: Vec::new(), tiff: Some(tiff) };
+        Ok(Slide { reader: generic::open(probe)? })
+    }
+
     fn through_openslide(path: &Path) -> Result<Self> {
         Ok(Slide { reader: Box::new(openslide::OpenSlideReader::open(path)?) })
     }

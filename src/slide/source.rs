@@ -1,4 +1,4 @@
-//! Positioned reads from a slide file: any number of threads, no shared cursor, no lock.
+//! Positioned reads from a slide file, or from one that is compiled in: any number of threads, no shared cursor, no lock.
 
 use std::fs::File;
 use std::io;
@@ -23,8 +23,13 @@ pub fn time_spent() -> Duration {
 
 /// An open slide file.
 pub struct Source {
-    file: File,
+    from: From,
     length: u64,
+}
+
+enum From {
+    File(File),
+    Memory(&'static [u8]),
 }
 
 impl Source {
@@ -35,7 +40,13 @@ impl Source {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Source { file, length })
+        Ok(Source { from: From::File(file), length })
+    }
+
+    /// A file that is compiled in.
+    #[must_use]
+    pub fn of_bytes(bytes: &'static [u8]) -> Self {
+        Source { from: From::Memory(bytes), length: bytes.len() as u64 }
     }
 
     /// Bytes in the file when it was opened.
@@ -60,11 +71,12 @@ impl Source {
     }
 
     fn advise(&self, start: u64, end: u64) {
+        let From::File(file) = &self.from else { return };
         let (Ok(offset), Ok(length)) = (i64::try_from(start), i64::try_from(end - start)) else { return };
         // SAFETY: the descriptor is open as long as `self`; the call takes numbers only.
         #[allow(unsafe_code, reason = "the standard library has no way to ask for bytes ahead")]
         unsafe {
-            libc::posix_fadvise(self.file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED);
+            libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED);
         }
     }
 
@@ -80,8 +92,15 @@ impl Source {
             ));
         }
         out.resize(count, 0);
+        let file = match &self.from {
+            From::File(file) => file,
+            From::Memory(bytes) => {
+                out.copy_from_slice(&bytes[offset as usize..][..count]);
+                return Ok(());
+            }
+        };
         let start = Instant::now();
-        let result = self.file.read_exact_at(out, offset);
+        let result = file.read_exact_at(out, offset);
         SPENT_NS.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         result
     }
