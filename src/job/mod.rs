@@ -3,16 +3,15 @@
 
 pub mod discover;
 pub mod ids;
+pub mod site;
 pub mod summary;
 mod vectors;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::digest;
@@ -30,7 +29,6 @@ use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
 use crate::record::done::{self, Status};
-use crate::record::manifest::{Failures, SiteManifest};
 use crate::record::publish::{self, TempFile};
 use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs, list};
 use crate::report::overview::{self, OverviewInput};
@@ -38,6 +36,7 @@ use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
 use ids::PRIVATE;
 use ids::sealed::Kept;
+use site::FailureNote;
 use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};
 
@@ -411,7 +410,7 @@ impl Job {
 
     /// Where the notes of failed slides lie, by grid and artefact.
     fn failures_dir(&self) -> PathBuf {
-        self.out.join(PRIVATE).join("failures")
+        site::failures_dir(&self.out)
     }
 
     fn failure_file(&self, id: &str) -> PathBuf {
@@ -438,42 +437,8 @@ impl Job {
     /// # Errors
     /// [`Error::Write`].
     pub fn write_manifest(&self) -> Result<()> {
-        SiteManifest::gather(&self.out, &self.failures()?)?.write(&self.out)
+        site::write_manifest(&self.out)
     }
-
-    /// The slides that failed and have not been done since, counted.
-    fn failures(&self) -> Result<Failures> {
-        let listed = |directory: &Path| {
-            list(directory).map_err(|e| Error::Output(format!("{PRIVATE}/failures cannot be listed: {e}")))
-        };
-        let mut failures = Failures::new();
-        let root = self.failures_dir();
-        for (grid, _) in listed(&root)? {
-            for (artefact, _) in listed(&root.join(&grid))? {
-                let directory = root.join(&grid).join(&artefact);
-                let kinds: &mut BTreeMap<String, u64> = failures.entry((grid.clone(), artefact)).or_default();
-                for (name, _) in listed(&directory)?.iter().filter(|(name, _)| !name.starts_with('.')) {
-                    let note = fs::read(directory.join(name)).ok();
-                    let note = note.and_then(|text| serde_json::from_slice::<FailureNote>(&text).ok());
-                    // None where another worker has just done the slide.
-                    if let Some(note) = note {
-                        *kinds.entry(note.kind).or_default() += 1;
-                    }
-                }
-            }
-        }
-        Ok(failures)
-    }
-}
-
-/// Why a slide failed, as `site-private/failures` keeps it.
-#[derive(Serialize, Deserialize)]
-struct FailureNote {
-    id: String,
-    /// [`Error::kind`].
-    kind: String,
-    message: String,
-    path: Option<Kept<String>>,
 }
 
 fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {

@@ -17,6 +17,8 @@ pub mod manifest;
 pub mod moments;
 pub mod numbers;
 pub mod publish;
+pub mod signature;
+pub mod statistics;
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
