@@ -7,6 +7,7 @@ pub mod codec;
 pub mod digest;
 pub mod encoder;
 pub mod error;
+pub mod export;
 pub mod features;
 pub mod icc;
 pub mod job;

@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["tiling", "encoder"],
     &["features"],
     &["pipeline"],
-    &["report"],
+    &["export", "report"],
     &["job"],
     &["cli"],
 ];

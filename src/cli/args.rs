@@ -60,6 +60,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Which id is which slide, from site-private, as CSV: for the site's own eyes
     Ids(TableArgs),
+    /// Finished features in the layouts that other tools read: CLAM, STAMP, slideflow, safetensors; or the manifest as RO-Crate
+    Export(super::export::ExportArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),

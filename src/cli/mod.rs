@@ -13,6 +13,7 @@ mod check;
 mod doctor;
 mod embed;
 mod encoders;
+mod export;
 mod generate;
 mod hidden;
 mod ids;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
         Command::Ids(args) => ids::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(args),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {

@@ -70,6 +70,50 @@ impl Progress {
     }
 }
 
+/// The progress of a command that goes over slides without reading tiles.
+pub struct Count {
+    bar: Option<ProgressBar>,
+    lines: bool,
+    slides: u64,
+    told: AtomicU64,
+}
+
+impl Count {
+    /// Starts the display for so many slides.
+    #[must_use]
+    pub fn start(kind: ProgressKind, slides: u64) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = (kind == ProgressKind::Bars || (kind == ProgressKind::Auto && terminal)).then(|| {
+            let style = ProgressStyle::with_template("slides {bar:30.green} {pos}/{len}  ETA {eta}  {msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─");
+            ProgressBar::with_draw_target(Some(slides), ProgressDrawTarget::stderr_with_hz(8)).with_style(style)
+        });
+        let lines = kind == ProgressKind::Lines || (kind == ProgressKind::Auto && !terminal);
+        Count { bar, lines, slides, told: AtomicU64::new(0) }
+    }
+
+    /// Tells of a slide that is through.
+    pub fn line(&self, text: &str) {
+        let finished = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text.to_owned());
+                bar.set_position(finished);
+            }
+            None if self.lines => eprintln!("[{finished}/{}] {text}", self.slides),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Prints lines, above the bars where there are any.
 #[derive(Clone)]
 pub struct Teller {

@@ -25,7 +25,7 @@ use crate::slide::openslide::redact;
 use crate::tissue::TissueMethod;
 
 /// Exit code of a run in which slides failed.
-const SOME_FAILED: u8 = 4;
+pub(super) const SOME_FAILED: u8 = 4;
 
 /// A run that has something to do.
 pub struct Session {
@@ -73,8 +73,7 @@ impl Session {
         if matches!(job.options().tissue, TissueMethod::MaskFile(_)) && found.slides.len() > 1 {
             return Err(Error::Usage("--tissue MASK.png is a picture of one slide: give one slide at a time".into()));
         }
-        // Threads of slide opening and tissue search; fails only if somebody made the pool before.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(run.threads()).build_global();
+        use_threads(Some(run.threads()));
         job.open_out()?;
         let ids = ids::assign(&run.out, &found.slides, &naming, &|id| job.invalidate(id))?;
         let all = found.slides.iter().zip(ids);
@@ -194,6 +193,12 @@ impl Session {
     }
 }
 
+/// Gives rayon's pool so many threads, or as many as there are cores.
+pub(super) fn use_threads(threads: Option<usize>) {
+    // 0 stands for the cores; fails only if somebody made the pool before.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0).min(512)).build_global();
+}
+
 /// A slide's failure as it is told. Readers leave the slide's name out; where names are hidden, nothing is left to chance.
 fn told(error: &Error, spec: &SlideSpec, ids: IdMode) -> String {
     match error {
@@ -241,7 +246,7 @@ fn found_line(found: &Discovery, ids: IdMode) -> String {
 }
 
 /// A flag that SIGINT, SIGTERM and SIGUSR1 set; the second SIGINT ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |e: std::io::Error| Error::Internal(format!("cannot listen for signals: {e}"));
     let exit_code = i32::from(Error::Interrupted.exit_code());

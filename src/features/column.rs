@@ -8,7 +8,7 @@ use rust_hdf5::{ByteOrder, DatatypeMessage, H5Dataset, H5File, H5Type};
 use crate::error::{Error, Result};
 
 /// An HDF5 failure as a write error.
-pub(super) fn failed(error: rust_hdf5::Hdf5Error) -> Error {
+pub(crate) fn failed(error: rust_hdf5::Hdf5Error) -> Error {
     let source = match error {
         rust_hdf5::Hdf5Error::Io(e) => e,
         other => io::Error::other(other.to_string()),
@@ -18,8 +18,9 @@ pub(super) fn failed(error: rust_hdf5::Hdf5Error) -> Error {
 
 /// Stored element, little-endian.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     I64,
+    I32,
     F32,
     F16,
 }
@@ -28,7 +29,7 @@ impl Kind {
     fn bytes(self) -> usize {
         match self {
             Kind::I64 => 8,
-            Kind::F32 => 4,
+            Kind::F32 | Kind::I32 => 4,
             Kind::F16 => 2,
         }
     }
@@ -51,7 +52,7 @@ impl Kind {
 }
 
 /// A dataset that grows by rows.
-pub(super) struct Column {
+pub(crate) struct Column {
     name: &'static str,
     kind: Kind,
     width: usize,
@@ -61,29 +62,29 @@ pub(super) struct Column {
     /// Made with the first chunk: its height is known then.
     dataset: Option<H5Dataset>,
     /// Encoded rows that do not fill a chunk yet.
-    pub(super) buffer: Vec<u8>,
-    pub(super) buffered: usize,
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) buffered: usize,
     written: usize,
 }
 
 impl Column {
     /// An empty dataset of `width` columns whose chunks will have `chunk_rows` rows, or fewer if it never gets more.
-    pub(super) fn new(name: &'static str, kind: Kind, width: usize, chunk_rows: usize, deflate: Option<u32>) -> Self {
+    pub(crate) fn new(name: &'static str, kind: Kind, width: usize, chunk_rows: usize, deflate: Option<u32>) -> Self {
         Column { name, kind, width, chunk_rows, deflate, dataset: None, buffer: Vec::new(), buffered: 0, written: 0 }
     }
 
     /// The dataset, once its first chunk is written or it is finished.
-    pub(super) fn dataset(&self) -> Option<&H5Dataset> {
+    pub(crate) fn dataset(&self) -> Option<&H5Dataset> {
         self.dataset.as_ref()
     }
 
     /// Rows taken so far.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.written + self.buffered
     }
 
     /// Takes note of `n` rows that were added to the buffer, and writes it when it holds a chunk.
-    pub(super) fn advance(&mut self, n: usize, file: &H5File) -> Result<()> {
+    pub(crate) fn advance(&mut self, n: usize, file: &H5File) -> Result<()> {
         self.buffered += n;
         if self.buffered == self.chunk_rows { self.write_chunk(file) } else { Ok(()) }
     }
@@ -104,7 +105,7 @@ impl Column {
     }
 
     /// Writes what is left and settles the shape.
-    pub(super) fn finish(&mut self, file: &H5File) -> Result<()> {
+    pub(crate) fn finish(&mut self, file: &H5File) -> Result<()> {
         if self.buffered > 0 {
             self.write_chunk(file)?;
         }
@@ -120,6 +121,7 @@ impl Column {
     fn create(&self, file: &H5File, chunk_rows: usize) -> rust_hdf5::Result<H5Dataset> {
         match self.kind {
             Kind::I64 => self.build(file.new_dataset::<i64>(), chunk_rows),
+            Kind::I32 => self.build(file.new_dataset::<i32>(), chunk_rows),
             Kind::F32 => self.build(file.new_dataset::<f32>(), chunk_rows),
             Kind::F16 => self.build(file.new_dataset::<u16>().datatype(Kind::float16()), chunk_rows),
         }

@@ -5,7 +5,8 @@
 //! `coords` are int64 level-0 pixels of the tile's top left corner, x before y, and carry [`CoordsAttributes`]; the root
 //! carries [`RootAttributes`]. Names and types are TRIDENT's, so that its readers and its descendants' work unchanged.
 
-mod column;
+pub(crate) mod column;
+mod finished;
 pub mod hdf5;
 pub mod inspect;
 mod precision;
@@ -14,6 +15,7 @@ pub mod verify;
 
 use crate::error::Result;
 use crate::record::moments::Moments;
+pub use finished::{Finished, refuse_inside};
 pub use hdf5::{FeatureFile, write_patches};
 pub use inspect::{Contents, FeatureContents, VectorContents, inspect};
 pub use precision::{Precision, round_mantissa10};

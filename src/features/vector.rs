@@ -26,6 +26,9 @@ pub struct Bag {
 }
 
 impl Bag {
+    /// Most rows that [`Bag::read`] holds at a time.
+    pub const STEP: usize = ROWS;
+
     /// Opens a feature file and reads its coordinates.
     ///
     /// # Errors
@@ -78,16 +81,23 @@ impl Bag {
         &self.attributes
     }
 
-    /// Hands over the features in the rows' order, some rows at a time.
-    fn read(&self, mut take: impl FnMut(&[f32])) -> Result<()> {
+    /// Hands over the features in the rows' order, at most [`Bag::STEP`] rows at a time, row-major. They are checked to be finite.
+    ///
+    /// # Errors
+    /// [`Error::Output`] where they cannot be decoded or one is not finite, and whatever `take` returns.
+    pub fn read(&self, mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let mut checked = |values: &[f32]| match values.iter().all(|v| v.is_finite()) {
+            true => take(values),
+            false => Err(Error::Output("features hold values that are infinite or not a number".into())),
+        };
         for start in (0..self.rows).step_by(ROWS) {
             let (at, size) = ([start, 0], [ROWS.min(self.rows - start), self.dim]);
             if self.half {
                 // The reader widens float16 to float64; a float32 holds the same value.
                 let wide: Vec<f64> = self.features.read_numeric_slice_as(&at, &size).map_err(damaged)?;
-                take(&wide.iter().map(|v| *v as f32).collect::<Vec<f32>>());
+                checked(&wide.iter().map(|v| *v as f32).collect::<Vec<f32>>())?;
             } else {
-                take(&self.features.read_slice::<f32>(&at, &size).map_err(damaged)?);
+                checked(&self.features.read_slice::<f32>(&at, &size).map_err(damaged)?)?;
             }
         }
         Ok(())
@@ -99,7 +109,10 @@ impl Bag {
     /// [`Error::Output`] where they cannot be decoded.
     pub fn features(&self) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(self.rows * self.dim);
-        self.read(|values| all.extend_from_slice(values))?;
+        self.read(|values| {
+            all.extend_from_slice(values);
+            Ok(())
+        })?;
         Ok(all)
     }
 
@@ -117,6 +130,7 @@ impl Bag {
             for row in values.chunks_exact(self.dim) {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
             }
+            Ok(())
         })?;
         Ok(sums.iter().map(|sum| (sum / self.rows as f64) as f32).collect())
     }
