@@ -62,6 +62,8 @@ pub enum Command {
     Ids(TableArgs),
     /// Finished features in the layouts that other tools read: CLAM, STAMP, slideflow, safetensors; or the manifest as RO-Crate
     Export(super::export::ExportArgs),
+    /// Scores of tiles, such as a model's attention, over the overview: pictures, and polygons for QuPath
+    Heatmap(super::heatmap::HeatmapArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),

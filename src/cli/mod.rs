@@ -17,6 +17,7 @@ mod export;
 mod generate;
 mod hidden;
 mod ids;
+mod heatmap;
 mod info;
 mod progress;
 mod session;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Ids(args) => ids::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args),
+        Command::Heatmap(args) => heatmap::run(args),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {

@@ -1,3 +1,4 @@
 //! Pictures for people.
 
+pub mod heatmap;
 pub mod overview;

@@ -2,6 +2,7 @@
 //!
 //! Drawn on pixels already in memory; glyphs for the scale bar are built in. The same input gives the same bytes.
 
+pub(super) mod plate;
 mod scale_bar;
 
 use image::codecs::jpeg::JpegEncoder;
@@ -78,7 +79,8 @@ pub fn encode_jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, image::Imag
     Ok(bytes)
 }
 
-fn blend(pixel: &mut Rgb<u8>, colour: [u8; 3], alpha: f32) {
+/// Lays a colour over a pixel; 0 leaves it, 1 covers it.
+pub(super) fn blend(pixel: &mut Rgb<u8>, colour: [u8; 3], alpha: f32) {
     for (channel, ink) in pixel.0.iter_mut().zip(colour) {
         *channel = (f32::from(*channel) * (1.0 - alpha) + f32::from(ink) * alpha).round() as u8;
     }
