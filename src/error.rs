@@ -78,6 +78,9 @@ pub enum Error {
     /// OUT, or another site, holds features made under another contract.
     #[error("{0}")]
     Incompatible(String),
+    /// Another worker took over the slide: this one showed no sign of life for too long. It does not count as failed.
+    #[error("another worker has taken this slide over")]
+    LeaseLost,
     /// Words on the command line that make no sense together.
     #[error("{0}")]
     Usage(String),
@@ -106,6 +109,7 @@ impl Error {
             Error::Write { .. } => "write",
             Error::Output(_) => "output",
             Error::Incompatible(_) => "incompatible",
+            Error::LeaseLost => "lease-lost",
             Error::Usage(_) => "usage",
             Error::Interrupted => "interrupted",
             Error::Internal(_) => "internal",

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::features::Precision;
 use crate::icc::IccMode;
 use crate::job::SlideLevel;
+use crate::job::lease::TIMEOUT_SECONDS;
 use crate::pipeline::prepare::PrepareOptions;
 use crate::resample::Filter;
 use crate::slide::mpp::{MppOverride, MppSource};
@@ -255,6 +256,18 @@ pub struct RunArgs {
     /// Threads for reading and computing [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub threads: Option<usize>,
+    /// Take the slides of a worker over that showed no sign of life for so long; each worker states its own
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=86400), help_heading = "Workers")]
+    pub lease_timeout: u64,
+    /// Stop when so many slides have failed in this run, with exit code 4 [default: never]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    pub max_failures: Option<NonZeroUsize>,
+    /// Only the slides that failed before and have not been done since; without it, they are tried again with the others
+    #[arg(long, conflicts_with = "skip_failed", help_heading = "Workers")]
+    pub retry_failed: bool,
+    /// Leave the slides that failed before as they are
+    #[arg(long, help_heading = "Workers")]
+    pub skip_failed: bool,
     /// Do not draw overview pictures
     #[arg(long, help_heading = "Run")]
     pub no_overviews: bool,

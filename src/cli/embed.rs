@@ -72,24 +72,27 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     };
     let slides = session.slides().to_vec();
     let mut vectors = Vec::new();
-    let code = session.run(&job, |specs, meter, stop, failed, finished| {
+    let code = session.run(&job, |run| {
         let hooks = Hooks {
-            wanted: &|spec| !job.status(&spec.id).is_done(),
+            next: &|| run.queue.next(),
             open_writer: &|slide| job.open_writer(slide),
             publish: &|slide, writer, outcome| {
+                run.leases.check(&slide.spec.id)?;
                 job.publish_features(slide, writer, &outcome)?;
-                finished(slide, &outcome);
+                run.finished(slide, &outcome);
                 Ok(())
             },
-            failed,
+            failed: &|spec, error| run.failed(spec, error),
         };
-        if specs.is_empty() {
+        // Once, but for slides that other workers gave up.
+        while run.queue.wait(run.stop)? {
+            pipeline::run(job.options(), &card.input, open_encoders, staffing, &hooks, run.meter, run.stop)?;
+        }
+        if !job.has_begun() {
             // Only vectors are missing, of features that lie there; their mean needs no model.
             job.begin(library::version().ok())?;
-        } else {
-            pipeline::run(specs, job.options(), &card.input, open_encoders, staffing, &hooks, meter, stop)?;
         }
-        vectors = job.make_vectors(&slides, stop, failed)?;
+        vectors = job.make_vectors(&slides, run.stop, &|spec, error| run.failed(spec, error))?;
         Ok(())
     })?;
     if args.run.progress != ProgressKind::None {

@@ -1,11 +1,12 @@
 //! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
@@ -13,8 +14,11 @@ use super::args::{RunArgs, SlideArgs};
 use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
+use crate::job::failures::FailureNote;
 use crate::job::ids::naming::{IdMode, Naming};
 use crate::job::ids::sealed::Kept;
+use crate::job::lease::{Leases, WorkerState};
+use crate::job::queue::Queue;
 use crate::job::summary::{self, Failure, plural};
 use crate::job::{Job, ids};
 use crate::pipeline::Outcome;
@@ -32,6 +36,9 @@ pub struct Session {
     slides: Vec<SlideSpec>,
     specs: Vec<SlideSpec>,
     naming: Naming,
+    failed_before: HashMap<String, FailureNote>,
+    leases: Leases,
+    max_failures: Option<NonZeroUsize>,
     done_before: usize,
     meter: Arc<Meter>,
     progress: Progress,
@@ -47,10 +54,72 @@ pub enum Start {
     Done(ExitCode),
 }
 
-/// Told of each slide that is published.
-pub type Finished<'a> = dyn Fn(&PlannedSlide, &Outcome) + Sync + 'a;
-/// Told of each slide that failed.
-pub type Failed<'a> = dyn Fn(&SlideSpec, &Error) + Sync + 'a;
+/// A run while it works: its slides, and who is told how they went.
+pub struct Running<'a> {
+    /// The slides that wait.
+    pub queue: Queue<'a>,
+    /// Which of them are this worker's.
+    pub leases: &'a Leases,
+    /// What was done.
+    pub meter: &'a Meter,
+    /// Set when the run is to end.
+    pub stop: &'a AtomicBool,
+    job: &'a Job,
+    naming: &'a Naming,
+    progress: &'a Progress,
+    failures: &'a Mutex<Vec<Failure>>,
+    warned: AtomicUsize,
+    /// Slides that failed here.
+    failed: AtomicUsize,
+    max_failures: usize,
+}
+
+impl Running<'_> {
+    /// Tells of a slide that is published, and gives its lease back.
+    pub fn finished(&self, slide: &PlannedSlide, outcome: &Outcome) {
+        let id = &slide.spec.id;
+        self.leases.release(id);
+        let mut line = format!("{id}: {} {}", outcome.written, plural(outcome.written as usize, "tile"));
+        if !outcome.unreadable.is_empty() {
+            line += &format!(", {} unreadable", outcome.unreadable.len());
+        }
+        for warning in &slide.warnings {
+            line += &format!("; {warning}");
+        }
+        if !slide.warnings.is_empty() {
+            self.warned.fetch_add(1, Ordering::Relaxed);
+        }
+        self.progress.slide_line(self.meter, &line);
+    }
+
+    /// Notes and tells a slide's failure, and gives its lease back. A slide whose lease was lost did not fail: it is another
+    /// worker's, and looked at again at the end.
+    pub fn failed(&self, spec: &SlideSpec, error: &Error) {
+        if matches!(error, Error::LeaseLost) {
+            self.progress.line(&format!("{}: {error}", spec.id));
+            self.queue.lost(spec);
+            return;
+        }
+        let message = told(error, spec, self.naming.mode);
+        // Encrypting fails only where the system has no random numbers; then the path is not kept.
+        let path = Kept::new(spec.path.to_string_lossy().into_owned(), self.naming.recipient.as_ref());
+        let note = FailureNote {
+            id: spec.id.clone(),
+            kind: error.kind().into(),
+            message: message.clone(),
+            path: path.ok(),
+            worker: self.leases.worker().into(),
+        };
+        self.job.failures().note(&note);
+        self.leases.release(&spec.id);
+        self.progress.slide_line(self.meter, &format!("{}: failed: {message}", spec.id));
+        let failure = Failure { id: spec.id.clone(), kind: error.kind().into(), message };
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+        if self.failed.fetch_add(1, Ordering::Relaxed) + 1 == self.max_failures {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Session {
     /// Finds the slides, names them, and leaves out those that are done.
@@ -77,7 +146,11 @@ impl Session {
         job.open_out()?;
         let ids = ids::assign(&run.out, &found.slides, &naming, &|id| job.invalidate(id))?;
         let all = found.slides.iter().zip(ids);
-        let slides: Vec<_> = all.map(|(s, id)| SlideSpec { path: s.path.clone(), id, mpp: s.mpp }).collect();
+        let mut slides: Vec<_> = all.map(|(s, id)| SlideSpec { path: s.path.clone(), id, mpp: s.mpp }).collect();
+        let failed_before = job.failures().all()?;
+        if run.retry_failed || run.skip_failed {
+            slides.retain(|s| failed_before.contains_key(&s.id) == run.retry_failed);
+        }
         let mut specs = Vec::new();
         let mut redone = Vec::new();
         for slide in &slides {
@@ -113,7 +186,33 @@ impl Session {
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, specs.len() as u64, &meter);
         let stop = stop_on_signals()?;
-        let session = Session { slides, specs, naming, done_before, meter, progress, stop, started };
+        let state = {
+            let (meter, slides) = (meter.clone(), specs.len() as u64);
+            move || WorkerState {
+                slides,
+                slides_done: meter.slides_done.get(),
+                slides_failed: meter.slides_failed.get(),
+                tiles_done: meter.tiles_done.get(),
+                current: meter.current(),
+                ..WorkerState::default()
+            }
+        };
+        let timeout = Duration::from_secs(run.lease_timeout);
+        let leases = Leases::join(&run.out, &job.grid_name(), job.goal_name(), timeout, state)?;
+        let max_failures = run.max_failures;
+        let session = Session {
+            slides,
+            specs,
+            naming,
+            failed_before,
+            leases,
+            max_failures,
+            done_before,
+            meter,
+            progress,
+            stop,
+            started,
+        };
         Ok(Start::Go(Box::new(session), Box::new(job)))
     }
 
@@ -141,49 +240,60 @@ impl Session {
     ///
     /// # Errors
     /// What ended the whole run.
-    pub fn run(
-        self,
-        job: &Job,
-        work: impl FnOnce(&[SlideSpec], &Meter, &AtomicBool, &Failed, &Finished) -> Result<()>,
-    ) -> Result<ExitCode> {
-        let Session { specs, naming, done_before, meter, progress, stop, started, .. } = self;
+    pub fn run(self, job: &Job, work: impl FnOnce(&Running) -> Result<()>) -> Result<ExitCode> {
+        let Session {
+            specs,
+            naming,
+            failed_before,
+            leases,
+            max_failures,
+            done_before,
+            meter,
+            progress,
+            stop,
+            started,
+            ..
+        } = self;
+        let any_tiles = !specs.is_empty();
         let failures = Mutex::new(Vec::new());
-        let warned = std::sync::atomic::AtomicUsize::new(0);
-        let failed = |spec: &SlideSpec, error: &Error| {
-            let message = told(error, spec, naming.mode);
-            // Encrypting fails only where the system has no random numbers; then the path is not kept.
-            let path = Kept::new(spec.path.to_string_lossy().into_owned(), naming.recipient.as_ref());
-            job.note_failure(&spec.id, error.kind(), &message, path.ok());
-            progress.slide_line(&meter, &format!("{}: failed: {message}", spec.id));
-            let failure = Failure { id: spec.id.clone(), kind: error.kind(), message };
-            failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(failure);
+        let failed_elsewhere = |spec: &SlideSpec, note: &FailureNote| {
+            progress.slide_line(&meter, &format!("{}: failed in another worker: {}", spec.id, note.message));
+            let message = format!("{} (in another worker)", note.message);
+            let failure = Failure { id: spec.id.clone(), kind: note.kind.clone(), message };
+            failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
         };
-        let finished = |slide: &PlannedSlide, outcome: &Outcome| {
-            let id = &slide.spec.id;
-            let mut line = format!("{id}: {} {}", outcome.written, plural(outcome.written as usize, "tile"));
-            if !outcome.unreadable.is_empty() {
-                line += &format!(", {} unreadable", outcome.unreadable.len());
-            }
-            for warning in &slide.warnings {
-                line += &format!("; {warning}");
-            }
-            if !slide.warnings.is_empty() {
-                warned.fetch_add(1, Ordering::Relaxed);
-            }
-            progress.slide_line(&meter, &line);
+        let running = Running {
+            queue: Queue::new(job, &leases, specs, failed_before, &failed_elsewhere),
+            leases: &leases,
+            meter: &meter,
+            stop: &stop,
+            job,
+            naming: &naming,
+            progress: &progress,
+            failures: &failures,
+            warned: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            max_failures: max_failures.map_or(usize::MAX, NonZeroUsize::get),
         };
-        let result = work(&specs, &meter, &stop, &failed, &finished);
+        let mut result = work(&running);
+        let (elsewhere, warned) = (running.queue.done_elsewhere(), running.warned.into_inner());
+        let gave_up = max_failures.filter(|n| running.failed.into_inner() >= n.get());
         let shown = progress.shows();
         drop(progress);
-        let failures = failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if job.has_begun() {
+        let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The last worker to leave sums up what all have done; summing up takes a look at every record.
+        if leases.leave()? && job.has_begun() {
             job.write_manifest()?;
         }
         // Of a run that could not start there is nothing to tell but why.
         let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;
-        if (shown && ran && !specs.is_empty()) || !failures.is_empty() {
-            let table = summary::table(&meter, started.elapsed(), done_before, &failures, warned.into_inner());
+        if (shown && ran && any_tiles) || !failures.is_empty() {
+            let table = summary::table(&meter, started.elapsed(), done_before, elsewhere, &failures, warned);
             eprint!("{table}");
+        }
+        if let (Some(n), Err(Error::Interrupted)) = (gave_up, &result) {
+            eprintln!("stopped after {n} {}, as --max-failures says", plural(n.get(), "failure"));
+            result = Ok(());
         }
         if shown && result.is_ok() && meter.slides_done.get() > 0 {
             eprintln!("{} in {}", job.goal_name(), place(job.grid_dir(), naming.mode));

@@ -38,16 +38,19 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
         Start::Go(session, job) => (session, job),
         Start::Done(code) => return Ok(code),
     };
-    session.run(&job, |specs, meter, stop, failed, finished| {
+    session.run(&job, |run| {
         job.begin(None)?;
-        for spec in specs {
-            if stop.load(Ordering::Relaxed) {
+        let meter = run.meter;
+        while run.queue.wait(run.stop)? {
+            let Some(spec) = run.queue.next() else { continue };
+            if run.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             meter.set_current(&spec.id);
             let result = meter.preparing.time(|| {
                 guarded(|| {
-                    let slide = prepare(spec, job.options())?;
+                    let slide = prepare(&spec, job.options())?;
+                    run.leases.check(&spec.id)?;
                     job.draw_overview(&slide)?;
                     job.publish_patches(&slide, &[])?;
                     Ok(slide)
@@ -58,11 +61,11 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
                     let n = slide.tiles.len() as u64;
                     meter.tiles_planned.add(n);
                     meter.tiles_done.add(n);
-                    finished(&slide, &Outcome { written: n, unreadable: Vec::new() });
+                    run.finished(&slide, &Outcome { written: n, unreadable: Vec::new() });
                     meter.slides_done.add(1);
                 }
                 Err(e) => {
-                    failed(spec, &e);
+                    run.failed(&spec, &e);
                     meter.slides_failed.add(1);
                 }
             }

@@ -2,12 +2,13 @@
 //! already, and in which order files appear so that nothing half-made is ever taken for finished.
 
 pub mod discover;
+pub mod failures;
 pub mod ids;
-pub mod site;
+pub mod lease;
+pub mod queue;
 pub mod summary;
 mod vectors;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -29,14 +30,14 @@ use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
 use crate::record::done::{self, Status};
+use crate::record::manifest::SiteManifest;
 use crate::record::publish::{self, TempFile};
-use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs, list};
+use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
+use failures::Failures;
 use ids::PRIVATE;
-use ids::sealed::Kept;
-use site::FailureNote;
 use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};
 
@@ -163,10 +164,8 @@ impl Job {
     fn sweep(&self) -> io::Result<()> {
         let mut directories = vec![self.out.clone()];
         directories.extend(ids::directories(&self.out));
-        for (grid, _) in list(&self.failures_dir())? {
-            let grid = self.failures_dir().join(grid);
-            directories.extend(list(&grid)?.into_iter().map(|(artefact, _)| grid.join(artefact)));
-        }
+        directories.extend(failures::directories(&self.out)?);
+        directories.extend(lease::directories(&self.out.join(PRIVATE))?);
         for grid in grid_dirs(&self.out)? {
             directories.extend(["contracts", "overviews"].map(|name| grid.join(name)));
             let of = |a: String| [grid.join("records").join(&a), grid.join(CANARIES).join(&a), grid.join(a)];
@@ -404,32 +403,20 @@ impl Job {
             runtime: self.runtime(),
         };
         record.write(&self.grid_dir)?;
-        self.forget_failure(&slide.spec.id);
+        self.failures().forget(&slide.spec.id);
         Ok(())
     }
 
-    /// Where the notes of failed slides lie, by grid and artefact.
-    fn failures_dir(&self) -> PathBuf {
-        site::failures_dir(&self.out)
+    /// The notes of the slides that failed.
+    #[must_use]
+    pub fn failures(&self) -> Failures {
+        Failures::new(&self.out, &self.grid_name(), self.goal_name())
     }
 
-    fn failure_file(&self, id: &str) -> PathBuf {
-        let grid = self.grid_dir.file_name().unwrap_or_default();
-        self.failures_dir().join(grid).join(self.goal_name()).join(format!("{id}.json"))
-    }
-
-    /// Notes why a slide failed, with its path, in `site-private/failures`. `kind` is [`Error::kind`].
-    pub fn note_failure(&self, id: &str, kind: &str, message: &str, path: Option<Kept<String>>) {
-        let failure = FailureNote { id: id.to_string(), kind: kind.to_string(), message: message.to_string(), path };
-        let text = serde_json::to_string_pretty(&failure).unwrap_or_default() + "\n";
-        let file = self.failure_file(id);
-        let directory = file.parent().unwrap_or(&self.out);
-        // The failure itself is told in the table; a note that cannot be written is no second one.
-        let _ = publish::create_dir_all(directory).and_then(|()| publish::write_atomic(&file, text.as_bytes()));
-    }
-
-    fn forget_failure(&self, id: &str) {
-        let _ = fs::remove_file(self.failure_file(id));
+    /// The grid directory's name.
+    #[must_use]
+    pub fn grid_name(&self) -> String {
+        self.grid_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Writes `site-manifest.json` from what OUT holds, whichever runs made it.
@@ -437,8 +424,16 @@ impl Job {
     /// # Errors
     /// [`Error::Write`].
     pub fn write_manifest(&self) -> Result<()> {
-        site::write_manifest(&self.out)
+        write_manifest(&self.out)
     }
+}
+
+/// Writes `site-manifest.json` from what `out` holds, whichever runs made it.
+///
+/// # Errors
+/// [`Error::Write`], [`Error::Output`].
+pub fn write_manifest(out: &Path) -> Result<()> {
+    SiteManifest::gather(out, &failures::count(out)?)?.write(out)
 }
 
 fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {

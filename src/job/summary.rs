@@ -11,7 +11,7 @@ pub struct Failure {
     /// Its id.
     pub id: String,
     /// [`crate::Error::kind`].
-    pub kind: &'static str,
+    pub kind: String,
     /// The message.
     pub message: String,
 }
@@ -19,15 +19,25 @@ pub struct Failure {
 /// Most failures that the table lists; the rest is counted.
 const LISTED: usize = 50;
 
-/// The table at the end of a run.
+/// The table at the end of a run; `done_elsewhere` slides were done by other workers while it ran.
 #[must_use]
-pub fn table(meter: &Meter, took: Duration, done_before: usize, failures: &[Failure], warned: usize) -> String {
+pub fn table(
+    meter: &Meter,
+    took: Duration,
+    done_before: usize,
+    done_elsewhere: usize,
+    failures: &[Failure],
+    warned: usize,
+) -> String {
     let mut out = String::new();
     let seconds = took.as_secs_f64().max(1e-3);
     let (done, tiles) = (meter.slides_done.get(), meter.tiles_done.get());
     let _ = write!(out, "{done} {} done", plural(done as usize, "slide"));
     if done_before > 0 {
         let _ = write!(out, ", {done_before} done before");
+    }
+    if done_elsewhere > 0 {
+        let _ = write!(out, ", {done_elsewhere} done by other workers");
     }
     if !failures.is_empty() {
         let _ = write!(out, ", {} failed", failures.len());
@@ -95,12 +105,16 @@ mod tests {
         let meter = Meter::default();
         meter.slides_done.add(2);
         meter.tiles_done.add(100);
-        let failure = Failure { id: "x".into(), kind: "mpp", message: "no microns-per-pixel in this slide".into() };
-        let text = table(&meter, Duration::from_secs(10), 3, &[failure], 1);
-        assert!(text.starts_with("2 slides done, 3 done before, 1 failed, 1 with warnings"), "{text}");
+        let failure =
+            Failure { id: "x".into(), kind: "mpp".into(), message: "no microns-per-pixel in this slide".into() };
+        let text = table(&meter, Duration::from_secs(10), 3, 4, &[failure], 1);
+        assert!(
+            text.starts_with("2 slides done, 3 done before, 4 done by other workers, 1 failed, 1 with warnings"),
+            "{text}"
+        );
         assert!(text.contains("100 tiles in 10.0 s, 10 tiles/s"), "{text}");
         assert!(text.contains("x      mpp           no microns-per-pixel"), "{text}");
-        let many = vec![Failure { id: "y".into(), kind: "damaged", message: String::new() }; 60];
-        assert!(table(&meter, Duration::ZERO, 0, &many, 0).contains("and 10 more"));
+        let many = vec![Failure { id: "y".into(), kind: "damaged".into(), message: String::new() }; 60];
+        assert!(table(&meter, Duration::ZERO, 0, 0, &many, 0).contains("and 10 more"));
     }
 }

@@ -221,7 +221,7 @@ impl Job {
             ..features
         };
         record.write(&self.grid_dir)?;
-        self.forget_failure(&record.id);
+        self.failures().forget(&record.id);
         Ok(bag.rows())
     }
 }

@@ -51,8 +51,9 @@ pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Outcome) ->
 
 /// What the pipeline hands to its caller; called from its threads.
 pub struct Hooks<'a> {
-    /// Asked when a slide's turn comes: another worker may have done it meanwhile.
-    pub wanted: &'a (dyn Fn(&SlideSpec) -> bool + Sync),
+    /// Gives the next slide, or `None` where there is none without waiting for other workers: tiles of slides that are read lie in
+    /// batches that are not full, and would wait too.
+    pub next: &'a (dyn Fn() -> Option<SlideSpec> + Sync),
     /// Opens the feature file of a slide.
     pub open_writer: &'a (dyn Fn(&PlannedSlide) -> Result<Box<dyn FeatureWriter>> + Sync),
     /// Takes a slide whose rows are all written; makes it count as done.
@@ -103,14 +104,13 @@ enum ToWriter {
     Failed { slide: usize, error: Error },
 }
 
-/// Embeds slides; returns when all are published or failed, or `stop` is set. `open_encoders` gives up to
+/// Embeds the slides that [`Hooks::next`] gives; returns when all are published or failed, or `stop` is set. `open_encoders` gives up to
 /// [`Staffing::encoders`]; it is called while the first slide is being opened and read, and before any hook that writes.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after `stop`, or the encoders' failure. A slide's own failure goes to [`Hooks::failed`].
 #[allow(clippy::too_many_arguments, reason = "the run's parts, each of its own kind, named once at the only call")]
 pub fn run(
-    specs: &[SlideSpec],
     options: &PrepareOptions,
     input: &Input,
     open_encoders: impl FnOnce() -> Result<Vec<Box<dyn Encoder>>>,
@@ -135,7 +135,7 @@ pub fn run(
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| open_slides(specs, options, planned_tx, hooks, meter, stop));
+        scope.spawn(|| open_slides(options, planned_tx, hooks, meter, stop));
         for _ in 0..staffing.readers {
             let reader = Reader {
                 dispatcher: dispatcher.clone(),
@@ -182,21 +182,18 @@ pub fn run(
 
 /// Opens and plans slides, one ahead of the readers.
 fn open_slides(
-    specs: &[SlideSpec],
     options: &PrepareOptions,
     planned: Sender<Arc<Active>>,
     hooks: &Hooks,
     meter: &Meter,
     stop: &AtomicBool,
 ) {
-    for (number, spec) in specs.iter().enumerate() {
+    for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if !(hooks.wanted)(spec) {
-            continue;
-        }
-        match meter.preparing.time(|| guarded(|| prepare(spec, options))) {
+        let Some(spec) = (hooks.next)() else { return };
+        match meter.preparing.time(|| guarded(|| prepare(&spec, options))) {
             Ok(slide) => {
                 meter.tiles_planned.add(slide.tiles.len() as u64);
                 let active = Active { number, slide, failed: AtomicBool::new(false), failed_tiles: AtomicU64::new(0) };
@@ -206,7 +203,7 @@ fn open_slides(
             }
             Err(e) => {
                 meter.slides_failed.add(1);
-                (hooks.failed)(spec, &e);
+                (hooks.failed)(&spec, &e);
             }
         }
     }

@@ -106,13 +106,26 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The operating system's reason.
 pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    create_exclusive(path, bytes, true)
+}
+
+/// [`create_once`] of what need not outlive a power cut, such as a lease: nothing is synced.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn create_once_volatile(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    create_exclusive(path, bytes, false)
+}
+
+fn create_exclusive(path: &Path, bytes: &[u8], durable: bool) -> io::Result<bool> {
     if path.try_exists()? {
         return Ok(false);
     }
+    let sync = |file: &File| if durable { file.sync_all() } else { Ok(()) };
     let temp = TempFile::for_path(path)?;
     let mut file = OpenOptions::new().write(true).open(temp.path())?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    sync(&file)?;
     drop(file);
     match fs::hard_link(temp.path(), path) {
         Ok(()) => {}
@@ -126,7 +139,7 @@ pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
         // No hard links here (exFAT, some SMB and FUSE mounts): exclusive creation, whole but for a power cut.
         Err(_) => match create_new(path) {
             Ok(mut file) => {
-                if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+                if let Err(e) = file.write_all(bytes).and_then(|()| sync(&file)) {
                     let _ = fs::remove_file(path);
                     return Err(e);
                 }
@@ -135,7 +148,9 @@ pub fn create_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
             Err(e) => return Err(e),
         },
     }
-    sync_directory(directory_of(path))?;
+    if durable {
+        sync_directory(directory_of(path))?;
+    }
     Ok(true)
 }
 
@@ -248,6 +263,7 @@ pub fn is_part(name: &str) -> bool {
     parse_part(name).is_some()
 }
 
+/// Whose a temporary file or lease is.
 struct Part {
     owner: String,
     pid: u32,
@@ -256,19 +272,38 @@ struct Part {
 /// `.<final>.<owner>-<pid>-<random>.part`
 fn parse_part(name: &str) -> Option<Part> {
     let (_, tail) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
-    let mut fields = tail.split('-');
+    parse_token(tail)
+}
+
+/// `<owner>-<pid>-<random>`
+fn parse_token(token: &str) -> Option<Part> {
+    let mut fields = token.split('-');
     let (owner, pid, random) = (fields.next()?, fields.next()?, fields.next()?);
     let hexadecimal = |s: &str| s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit());
     (hexadecimal(owner) && hexadecimal(random) && fields.next().is_none())
         .then(|| Some(Part { owner: owner.to_owned(), pid: pid.parse().ok()? }))?
 }
 
-fn temporary_name(final_name: &str) -> String {
+/// A name beside `final_name` that nobody else has or will have, and that is swept when this process has left it behind.
+pub(crate) fn temporary_name(final_name: &str) -> String {
     let end = (0..=final_name.len().min(KEPT_NAME)).rev().find(|i| final_name.is_char_boundary(*i)).unwrap_or(0);
+    format!(".{}.{}.part", &final_name[..end], process_token())
+}
+
+/// A name that this process may go by among all that share a file system, `<owner>-<pid>-<random>`; another one each time.
+#[must_use]
+pub fn process_token() -> String {
     // Every `RandomState` has its own random keys.
     let random = RandomState::new().build_hasher().finish();
     let owner = owner().unwrap_or("0000000000000000");
-    format!(".{}.{owner}-{}-{random:016x}.part", &final_name[..end], std::process::id())
+    format!("{owner}-{}-{random:016x}", std::process::id())
+}
+
+/// Whether the process of a [`process_token`] is known to have ended: it ran on this boot of this host, and as the user that
+/// owns `file`. False where that cannot be known from here.
+#[must_use]
+pub fn has_ended(token: &str, file: &fs::Metadata) -> bool {
+    parse_token(token).is_some_and(|part| abandoned(&part, file))
 }
 
 /// What tells this boot of this host and this pid namespace from every other; `None` where the system does not say (then
@@ -290,7 +325,12 @@ fn abandoned(part: &Part, metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     // With hidepid, /proc shows only one's own processes: judge only one's own files.
     let mine = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == metadata.uid());
-    mine && owner() == Some(&part.owner) && !Path::new(&format!("/proc/{}", part.pid)).exists()
+    // A process that nobody has waited for yet is still listed, as a zombie (Z).
+    let ended = || match fs::read_to_string(format!("/proc/{}/stat", part.pid)) {
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => !Path::new(&format!("/proc/{}", part.pid)).exists(),
+    };
+    mine && owner() == Some(&part.owner) && ended()
 }
 
 #[cfg(not(unix))]
