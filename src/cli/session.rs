@@ -164,6 +164,9 @@ impl Session {
             specs.push(slide.clone());
         }
         let done_before = slides.len() - specs.len();
+        if run.retry_failed && slides.is_empty() && !quiet {
+            eprintln!("no slide failed before");
+        }
         let nothing = specs.is_empty() && !slides.iter().any(|s| job.lacks_vectors(&s.id));
         if !quiet {
             for line in redone {

@@ -1,0 +1,248 @@
+//! Several workers on one OUT: they share the slides, take over from the dead, and leave the same bytes as one.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
+
+use common::{files, paraffin, real_slide, root, run_to, script, text};
+
+/// Small slides under distinct names, and an encoder that takes no time.
+struct Bench {
+    directory: tempfile::TempDir,
+    slides: PathBuf,
+    encoder: PathBuf,
+}
+
+impl Bench {
+    fn new(slides: usize) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let bench =
+            Bench { slides: directory.path().join("slides"), encoder: directory.path().join("tiny.onnx"), directory };
+        fs::create_dir(&bench.slides).expect("creates");
+        for i in 0..slides {
+            let from = ["aperio_ycc420_256.svs", "aperio_rgb_240.svs", "aperio_comma.svs"][i % 3];
+            fs::copy(root().join("testdata/generated").join(from), bench.slides.join(format!("s{i:02}.svs")))
+                .expect("copies");
+        }
+        script("make_test_encoder.py", &[text(&bench.encoder)], b"");
+        bench
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn words<'a>(&'a self, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+        let words = ["embed", text(&self.slides), "-o", text(out), "--encoder", text(&self.encoder)];
+        [&words[..], &["--tissue", "none", "--threads", "1"], more].concat()
+    }
+
+    fn start(&self, out: &Path, more: &[&str]) -> Child {
+        paraffin(&self.words(out, more)).stderr(Stdio::piped()).spawn().expect("starts")
+    }
+}
+
+/// What a run may leave: nothing of leases, workers or temporary files.
+#[track_caller]
+fn assert_clean(out: &Path) {
+    let left = files(out).into_iter().filter(|f| {
+        let below = |name: &str| f.starts_with(Path::new("site-private").join(name));
+        below("leases") || below("workers") || f.to_string_lossy().ends_with(".part")
+    });
+    let left: Vec<_> = left.collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Content of every file but the private ones.
+fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
+    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
+}
+
+#[track_caller]
+fn assert_same(got: &Path, expected: &Path) {
+    let (got, expected) = (contents(got), contents(expected));
+    let names = got.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+    let differ: Vec<_> = names.into_iter().filter(|name| got.get(*name) != expected.get(*name)).collect();
+    assert!(differ.is_empty(), "these differ: {differ:?}");
+}
+
+/// The ids that a worker said it has done.
+fn done(output: &Output) -> Vec<String> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines = said.lines().filter_map(|l| l.strip_prefix('[')?.split_once("] ")?.1.split_once(": "));
+    lines.filter(|(_, how)| how.contains("tiles") && !how.starts_with("failed")).map(|(id, _)| id.into()).collect()
+}
+
+/// Sends a signal to a worker.
+fn signal(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    // SAFETY: signals a child that was not waited for yet.
+    #[allow(unsafe_code, reason = "libc")]
+    let result = unsafe { libc::kill(pid, signal) };
+    assert_eq!(result, 0);
+}
+
+/// Waits for something that happens while a worker runs.
+#[track_caller]
+fn until(worker: &mut Child, mut happened: impl FnMut() -> bool) {
+    while !happened() {
+        let ended = worker.try_wait().expect("asks");
+        assert!(ended.is_none(), "it ended before: {ended:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Ends with this code.
+#[track_caller]
+fn ends(child: Child, code: i32) -> Output {
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn leases(out: &Path) -> Vec<PathBuf> {
+    let leases = out.join("site-private/leases");
+    if !leases.is_dir() {
+        return Vec::new();
+    }
+    files(&leases).into_iter().filter(|f| f.extension().is_some_and(|e| e == "lease")).collect()
+}
+
+#[test]
+fn four_workers_do_each_slide_once_and_leave_what_one_leaves() {
+    let bench = Bench::new(40);
+    let (quiet, shared) = (bench.out("quiet"), bench.out("shared"));
+    run_to(0, &bench.words(&quiet, &[]));
+    assert_clean(&quiet);
+    let workers: Vec<Child> = (0..4).map(|_| bench.start(&shared, &[])).collect();
+    let mut all = Vec::new();
+    for worker in workers {
+        all.extend(done(&ends(worker, 0)));
+    }
+    all.sort();
+    let ids: Vec<String> = (0..40).map(|i| format!("s{i:02}")).collect();
+    assert_eq!(all, ids);
+    assert_same(&shared, &quiet);
+    assert_clean(&shared);
+}
+
+#[test]
+fn a_stopped_worker_is_taken_over_and_does_not_publish_when_it_goes_on() {
+    let bench = Bench::new(3);
+    fs::copy(real_slide(), bench.slides.join("large.svs")).expect("copies");
+    let (quiet, out) = (bench.out("quiet"), bench.out("out"));
+    let more = ["--overlap-px", "64", "--no-overviews", "--lease-timeout", "1"];
+    run_to(0, &bench.words(&quiet, &more));
+    let mut stopped = bench.start(&out, &more);
+    // Stopped while it has the large slide, which takes it a while.
+    until(&mut stopped, || leases(&out).iter().any(|l| l.ends_with("large.lease")));
+    signal(&stopped, libc::SIGSTOP);
+    let lease = out.join("site-private/leases").join(&leases(&out)[0]);
+    let holder = fs::read_to_string(&lease).expect("still working on it");
+    assert!(holder.contains(&format!("-{}-", stopped.id())), "{holder}");
+    let other = ends(bench.start(&out, &more), 0);
+    assert!(done(&other).contains(&"large".to_string()), "{}", String::from_utf8_lossy(&other.stderr));
+    assert_same(&out, &quiet);
+    let record =
+        files(&out).into_iter().find(|f| f.ends_with("large.json") && f.to_string_lossy().contains("/features_"));
+    let record = out.join(record.expect("a record"));
+    let published = fs::metadata(&record).expect("there").modified().expect("a time");
+    signal(&stopped, libc::SIGCONT);
+    let said = ends(stopped, 0);
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(text.contains("large: another worker has taken this slide over"), "{text}");
+    assert!(!done(&said).contains(&"large".to_string()), "{text}");
+    assert_eq!(fs::metadata(&record).expect("there").modified().expect("a time"), published, "written once");
+    assert_same(&out, &quiet);
+    assert_clean(&out);
+}
+
+#[test]
+fn a_signal_gives_the_slides_back_and_a_waiting_worker_does_them() {
+    let bench = Bench::new(0);
+    fs::copy(real_slide(), bench.slides.join("large.svs")).expect("copies");
+    let out = bench.out("out");
+    let more = ["--overlap-px", "64", "--no-overviews"];
+    let mut first = bench.start(&out, &more);
+    until(&mut first, || !leases(&out).is_empty());
+    // Held still until the other one has come and waits for its slide.
+    signal(&first, libc::SIGSTOP);
+    let mut second = bench.start(&out, &more);
+    let workers = out.join("site-private/workers");
+    until(&mut second, || files(&workers).len() == 2);
+    signal(&first, libc::SIGTERM);
+    signal(&first, libc::SIGCONT);
+    let said = ends(first, 75);
+    assert!(done(&said).is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(done(&ends(second, 0)), ["large"]);
+    assert_clean(&out);
+}
+
+#[test]
+fn a_killed_worker_of_this_host_is_taken_over_at_once() {
+    let bench = Bench::new(0);
+    fs::copy(real_slide(), bench.slides.join("large.svs")).expect("copies");
+    let out = bench.out("out");
+    // Its time would not run out before the test does.
+    let more = ["--overlap-px", "64", "--no-overviews", "--lease-timeout", "86400"];
+    let mut first = bench.start(&out, &more);
+    until(&mut first, || !leases(&out).is_empty());
+    signal(&first, libc::SIGSTOP);
+    let mut second = bench.start(&out, &more);
+    until(&mut second, || files(&out.join("site-private/workers")).len() == 2);
+    first.kill().expect("kills");
+    first.wait().expect("ends");
+    assert_eq!(done(&ends(second, 0)), ["large"]);
+    assert_clean(&out);
+}
+
+#[test]
+fn a_bad_slide_is_tried_once_by_workers_side_by_side_and_again_by_the_next_run() {
+    let bench = Bench::new(12);
+    fs::write(bench.slides.join("bad.svs"), "no slide").expect("writes");
+    let out = bench.out("out");
+    // Somebody else's, until all three are there: one that comes later tries it as a failure of an earlier run.
+    let leases = out.join("site-private/leases/20x_128px_0px_overlap/features_tiny");
+    fs::create_dir_all(&leases).expect("creates");
+    fs::write(leases.join("bad.lease"), "0123456789abcdef-1-fedcba9876543210\n").expect("writes");
+    let mut workers: Vec<Child> = (0..3).map(|_| bench.start(&out, &[])).collect();
+    let there = out.join("site-private/workers");
+    until(&mut workers[0], || there.is_dir() && files(&there).len() == 3);
+    fs::remove_file(leases.join("bad.lease")).expect("removes");
+    let said: Vec<String> =
+        workers.into_iter().map(|w| String::from_utf8_lossy(&ends(w, 4).stderr).into_owned()).collect();
+    let count =
+        |words: &str| said.iter().flat_map(|s| s.lines()).filter(|l| l.starts_with('[') && l.contains(words)).count();
+    assert_eq!((count("bad: failed: "), count("bad: failed in another worker: ")), (1, 2), "{said:?}");
+    assert_clean(&out);
+
+    let again = run_to(4, &bench.words(&out, &[]));
+    assert!(again.contains("12 done before, 1 to do") && again.contains("bad: failed: "), "{again}");
+    let only = run_to(4, &bench.words(&out, &["--retry-failed"]));
+    assert!(!only.contains("done before") && only.contains("bad: failed: "), "{only}");
+    let left = run_to(0, &bench.words(&out, &["--skip-failed"]));
+    assert!(left.contains("nothing to do: 12 slides done before"), "{left}");
+    fs::copy(real_slide(), bench.slides.join("bad.svs")).expect("copies");
+    run_to(0, &bench.words(&out, &["--retry-failed"]));
+    let none = run_to(0, &bench.words(&out, &["--retry-failed"]));
+    assert!(none.contains("no slide failed before"), "{none}");
+}
+
+#[test]
+fn a_run_stops_after_as_many_failures_as_it_was_told() {
+    let bench = Bench::new(2);
+    for i in 0..6 {
+        fs::write(bench.slides.join(format!("bad{i}.svs")), "no slide").expect("writes");
+    }
+    let out = bench.out("out");
+    let said = run_to(4, &bench.words(&out, &["--max-failures", "3"]));
+    assert!(said.contains("stopped after 3 failures") && said.contains("3 failed"), "{said}");
+    assert_clean(&out);
+    let said = run_to(4, &bench.words(&out, &["--max-failures", "7"]));
+    assert!(said.contains("2 slides done, 6 failed"), "{said}");
+}
