@@ -347,6 +347,7 @@ impl Job {
             downsample_y: low.downsample,
             mask: (self.options.tissue != TissueMethod::None).then_some(&slide.mask),
             tiles: &slide.tiles,
+            dropped: &slide.dropped,
             tile_size_level0: slide.plan.tile_size_level0,
             mpp_level0: slide.mpp.mean(),
         });

@@ -63,6 +63,8 @@ pub struct PlannedSlide {
     pub plan: ReadPlan,
     /// Upper left corners in level-0 pixels, in row order.
     pub tiles: Vec<[i64; 2]>,
+    /// Those of the grid's tiles that touch tissue and hold too little of it, for the overview.
+    pub dropped: Vec<[i64; 2]>,
     /// Tissue, for the overview.
     pub mask: TissueMask,
     /// The picture that tissue was found in.
@@ -134,10 +136,15 @@ pub fn plan(spec: &SlideSpec, slide: Slide, options: &PrepareOptions) -> Result<
     let side = f64::from(plan.tile_size_level0);
     let least = options.tiling.min_tissue_fraction;
     let all = options.tissue == TissueMethod::None;
+    let mut dropped = Vec::new();
     let tiles = tiling::grid((width, height), &plan, |x, y| {
         let fraction = if all { 1.0 } else { mask.fraction(x as f64, y as f64, side, side) };
         // Without a least share any tissue counts, none does not.
-        fraction > 0.0 && fraction >= least
+        let kept = fraction > 0.0 && fraction >= least;
+        if fraction > 0.0 && !kept {
+            dropped.push([x, y]);
+        }
+        kept
     });
     let area_mm2 = mask.tissue_area_level0() * mpp.x * mpp.y / 1e6;
     if tiles.is_empty() && !warnings.iter().any(|w| w.starts_with("no tissue")) {
@@ -152,6 +159,7 @@ pub fn plan(spec: &SlideSpec, slide: Slide, options: &PrepareOptions) -> Result<
         mpp,
         plan,
         tiles,
+        dropped,
         mask,
         low_power,
         warnings,

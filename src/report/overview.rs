@@ -1,7 +1,9 @@
-//! The overview picture: a thumbnail with the tissue's outline, the kept tiles and a scale bar.
+//! The overview picture: a thumbnail with the tissue's outline, the kept and the dropped tiles, how many they are, and a scale
+//! bar.
 //!
 //! Drawn on pixels already in memory; glyphs for the scale bar are built in. The same input gives the same bytes.
 
+mod legend;
 pub(super) mod plate;
 mod scale_bar;
 
@@ -16,7 +18,10 @@ pub const SIDE_MAX: u32 = 2048;
 const OUTLINE: [u8; 3] = [0, 110, 40];
 const OUTLINE_PX: i64 = 2;
 const TILE: [u8; 3] = [30, 90, 220];
+/// Orange against blue: told apart with any colour vision.
+const DROPPED: [u8; 3] = [235, 110, 0];
 const TILE_FILL: f32 = 0.10;
+const DROPPED_FILL: f32 = 0.22;
 const TILE_EDGE: f32 = 0.55;
 /// Edges of tiles smaller than [`TILE_FINE_PX`], lest a dense grid hides the tissue.
 const TILE_EDGE_FINE: f32 = 0.3;
@@ -37,6 +42,8 @@ pub struct OverviewInput<'a> {
     pub mask: Option<&'a TissueMask>,
     /// Top left corners `[x, y]` of the kept tiles.
     pub tiles: &'a [[i64; 2]],
+    /// Those of the tiles that touch tissue and were not kept.
+    pub dropped: &'a [[i64; 2]],
     /// Side of a tile.
     pub tile_size_level0: u32,
     /// µm per level-0 pixel; without a positive one there is no scale bar.
@@ -66,6 +73,13 @@ pub fn draw(input: &OverviewInput) -> RgbImage {
     if um_per_px.is_finite() && um_per_px > 0.0 {
         scale_bar::draw(&mut picture, um_per_px);
     }
+    if !(input.tiles.is_empty() && input.dropped.is_empty()) {
+        let mut entries = vec![(TILE, format!("{} kept", input.tiles.len()))];
+        if !input.dropped.is_empty() {
+            entries.push((DROPPED, format!("{} dropped", input.dropped.len())));
+        }
+        legend::draw(&mut picture, &entries);
+    }
     picture
 }
 
@@ -86,17 +100,20 @@ pub(super) fn blend(pixel: &mut Rgb<u8>, colour: [u8; 3], alpha: f32) {
     }
 }
 
-/// Tints kept tiles and draws their edges. Each pixel is inked once, however many tiles overlap there.
+/// Tints tiles and draws their edges. Each pixel is inked once, however many tiles overlap there; kept tiles go over dropped
+/// ones.
 fn draw_tiles(picture: &mut RgbImage, input: &OverviewInput, downsample_x: f64, downsample_y: f64) {
     const FILL: u8 = 1;
     const EDGE: u8 = 2;
+    const KEPT: u8 = 4;
     let (width, height) = (i64::from(picture.width()), i64::from(picture.height()));
     let size = f64::from(input.tile_size_level0);
     let size_px = size / downsample_x.max(downsample_y);
     let edges = size_px >= TILE_EDGE_MIN_PX;
     let edge_alpha = if size_px < TILE_FINE_PX { TILE_EDGE_FINE } else { TILE_EDGE };
     let mut ink = vec![0u8; (width * height) as usize];
-    for &[x_level0, y_level0] in input.tiles {
+    let dropped = input.dropped.iter().map(|tile| (tile, 0));
+    for (&[x_level0, y_level0], kept) in dropped.chain(input.tiles.iter().map(|tile| (tile, KEPT))) {
         // Neighbours share the pixel line that both round to.
         let span = |from: f64, downsample: f64, limit: i64| {
             let (low, high) = ((from / downsample).round() as i64, ((from + size) / downsample).round() as i64);
@@ -106,14 +123,19 @@ fn draw_tiles(picture: &mut RgbImage, input: &OverviewInput, downsample_x: f64, 
         let (top, bottom, from_y, to_y) = span(y_level0 as f64, downsample_y, height);
         for y in from_y..=to_y {
             for x in from_x..=to_x {
-                let edge = x == left || x == right || y == top || y == bottom;
-                ink[(y * width + x) as usize] |= if edge && edges { EDGE } else { FILL };
+                let edge = edges && (x == left || x == right || y == top || y == bottom);
+                let place = &mut ink[(y * width + x) as usize];
+                if kept > *place & KEPT {
+                    *place = 0;
+                }
+                *place |= kept | if edge { EDGE } else { FILL };
             }
         }
     }
     for (pixel, &ink) in picture.pixels_mut().zip(&ink) {
+        let (colour, fill) = if ink & KEPT != 0 { (TILE, TILE_FILL) } else { (DROPPED, DROPPED_FILL) };
         if ink != 0 {
-            blend(pixel, TILE, if ink & EDGE != 0 { edge_alpha } else { TILE_FILL });
+            blend(pixel, colour, if ink & EDGE != 0 { edge_alpha } else { fill });
         }
     }
 }
@@ -155,6 +177,7 @@ mod tests {
             downsample_y: 10.0,
             mask,
             tiles,
+            dropped: &[],
             tile_size_level0: 200,
             mpp_level0: 0.5,
         }
@@ -176,6 +199,27 @@ mod tests {
             };
             assert!(pixel.0[0].abs_diff(red) <= 1, "{x},{y} {pixel:?}");
         }
+    }
+
+    #[test]
+    fn dropped_tiles_have_their_own_colour_and_both_are_counted() {
+        let thumb = white(400, 300);
+        let tiles: Vec<_> = (0..3).map(|i| [1000 + 200 * i, 1500]).collect();
+        let seen = OverviewInput { dropped: &[[1000, 1700], [1000, 1500]], ..input(&thumb, None, &tiles) };
+        let picture = draw(&seen);
+        let fill = |ink: [u8; 3], alpha: f32| {
+            let mut pixel = Rgb([255; 3]);
+            blend(&mut pixel, ink, alpha);
+            pixel
+        };
+        assert_eq!(*picture.get_pixel(110, 160), fill(TILE, TILE_FILL), "a kept tile wins");
+        assert_eq!(*picture.get_pixel(110, 180), fill(DROPPED, DROPPED_FILL));
+        assert_eq!(*picture.get_pixel(110, 190), fill(DROPPED, TILE_EDGE));
+        // The legend: a swatch of 7 x 7 pixels in each colour; without dropped tiles only one.
+        let count = |picture: &RgbImage, ink: [u8; 3]| picture.pixels().filter(|p| p.0 == ink).count();
+        assert_eq!((count(&picture, TILE), count(&picture, DROPPED)), (49, 49));
+        let picture = draw(&OverviewInput { dropped: &[], ..seen });
+        assert_eq!((count(&picture, TILE), count(&picture, DROPPED)), (49, 0));
     }
 
     #[test]
