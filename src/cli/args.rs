@@ -37,6 +37,11 @@ Exit codes:
    4  some slides failed (the table at the end names them)
   75  stopped by a signal: run the same command again";
 
+const REPORT_PRIVACY: &str = "\
+A report holds ids, the slides' paths of failures, and pictures of the slides: it stays at home. With --shareable it holds \
+numbers in place of ids, no overviews and no messages of failures; what remains are numbers of each slide (size, resolution, \
+tiles, tissue area, warnings) and feature maps, which show the tissue's outline in tiles.";
+
 /// Embeds whole-slide pathology images with foundation models: one compact feature file per slide, ready for training.
 #[derive(Parser)]
 #[command(name = "paraffin", version, styles = STYLES, max_term_width = 110, after_help = EXIT_CODES)]
@@ -65,6 +70,9 @@ pub enum Command {
     Export(super::export::ExportArgs),
     /// Scores of tiles, such as a model's attention, over the overview: pictures, and polygons for QuPath
     Heatmap(super::heatmap::HeatmapArgs),
+    /// A cohort as one HTML file: table, overviews, feature maps, distributions, failures
+    #[command(after_help = REPORT_PRIVACY)]
+    Report(ReportArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),
@@ -432,6 +440,23 @@ pub struct VerifyArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `paraffin report`.
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Directory that paraffin wrote
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// The HTML file [default: OUT/site-private/report.html; with --shareable OUT/report.html]
+    #[arg(short, long, value_name = "HTML")]
+    pub output: Option<PathBuf>,
+    /// Which of several: an encoder, features_ENCODER, patches, or GRID/features_ENCODER
+    #[arg(long, value_name = "NAME")]
+    pub artefact: Option<String>,
+    /// Leave out ids, overviews and the messages of failures
+    #[arg(long)]
+    pub shareable: bool,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::job::ids;
 use crate::job::ids::naming::{IdMode, Naming, SiteKey};
-use crate::job::ids::sealed::{Identities, Recipient};
+use crate::record::sealed::{Identities, Recipient};
 
 /// How slides are named.
 #[derive(Args)]

@@ -20,6 +20,7 @@ mod hidden;
 mod ids;
 mod info;
 mod progress;
+mod report;
 mod session;
 mod tiles;
 mod verify;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Ids(args) => ids::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args),
         Command::Heatmap(args) => heatmap::run(args),
+        Command::Report(args) => report::run(args),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {

@@ -1,6 +1,6 @@
 //! What `embed` and `tiles` share: finding slides, telling what will be done, progress, signals, the table at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,9 +14,7 @@ use super::args::{RunArgs, SlideArgs};
 use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
-use crate::job::failures::FailureNote;
 use crate::job::ids::naming::{IdMode, Naming};
-use crate::job::ids::sealed::Kept;
 use crate::job::lease::{Leases, WorkerState};
 use crate::job::queue::Queue;
 use crate::job::summary::{self, Failure, plural};
@@ -24,6 +22,8 @@ use crate::job::{Job, ids};
 use crate::pipeline::Outcome;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::prepare::{PlannedSlide, SlideSpec};
+use crate::record::failures::FailureNote;
+use crate::record::sealed::Kept;
 use crate::slide::EXTENSIONS;
 use crate::slide::openslide::redact;
 use crate::tissue::TissueMethod;
@@ -36,7 +36,7 @@ pub struct Session {
     slides: Vec<SlideSpec>,
     specs: Vec<SlideSpec>,
     naming: Naming,
-    failed_before: HashMap<String, FailureNote>,
+    failed_before: BTreeMap<String, FailureNote>,
     leases: Leases,
     max_failures: Option<NonZeroUsize>,
     done_before: usize,

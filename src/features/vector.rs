@@ -86,21 +86,28 @@ impl Bag {
     /// # Errors
     /// [`Error::Output`] where they cannot be decoded or one is not finite, and whatever `take` returns.
     pub fn read(&self, mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        let mut checked = |values: &[f32]| match values.iter().all(|v| v.is_finite()) {
-            true => take(values),
-            false => Err(Error::Output("features hold values that are infinite or not a number".into())),
-        };
         for start in (0..self.rows).step_by(ROWS) {
-            let (at, size) = ([start, 0], [ROWS.min(self.rows - start), self.dim]);
-            if self.half {
-                // The reader widens float16 to float64; a float32 holds the same value.
-                let wide: Vec<f64> = self.features.read_numeric_slice_as(&at, &size).map_err(damaged)?;
-                checked(&wide.iter().map(|v| *v as f32).collect::<Vec<f32>>())?;
-            } else {
-                checked(&self.features.read_slice::<f32>(&at, &size).map_err(damaged)?)?;
+            let values = self.read_rows(start, ROWS.min(self.rows - start))?;
+            if !values.iter().all(|v| v.is_finite()) {
+                return Err(Error::Output("features hold values that are infinite or not a number".into()));
             }
+            take(&values)?;
         }
         Ok(())
+    }
+
+    /// `n` rows from row `start` on, n·D values, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Output`] where they cannot be decoded, also where there are fewer.
+    pub fn read_rows(&self, start: usize, n: usize) -> Result<Vec<f32>> {
+        let (at, size) = ([start, 0], [n, self.dim]);
+        if self.half {
+            // The reader widens float16 to float64; a float32 holds the same value.
+            let wide: Vec<f64> = self.features.read_numeric_slice_as(&at, &size).map_err(damaged)?;
+            return Ok(wide.iter().map(|v| *v as f32).collect());
+        }
+        self.features.read_slice(&at, &size).map_err(damaged)
     }
 
     /// All features, N·D values, row-major.

@@ -10,7 +10,6 @@
 mod fingerprint;
 mod keep;
 pub mod naming;
-pub mod sealed;
 mod table;
 
 use std::collections::BTreeMap;
@@ -20,16 +19,15 @@ use rayon::prelude::*;
 
 use super::discover::Found;
 use crate::error::{Error, Result};
+use crate::record::sealed::Identities;
 use crate::record::{list, publish};
 use crate::slide::companions::Companions;
 use fingerprint::fingerprint;
 pub use naming::is_made;
 use naming::{IdMode, Naming, NamingRecord};
-use sealed::Identities;
 pub use table::Who;
 
-/// The directory below OUT that never leaves the site.
-pub const PRIVATE: &str = "site-private";
+pub use crate::record::failures::PRIVATE;
 
 /// Gives every slide its id. `invalidate` is told the id of a slide whose content changed, before the change is noted: what
 /// OUT holds under it must no longer count as done.

@@ -2,7 +2,6 @@
 //! already, and in which order files appear so that nothing half-made is ever taken for finished.
 
 pub mod discover;
-pub mod failures;
 pub mod ids;
 pub mod lease;
 pub mod queue;
@@ -30,13 +29,13 @@ use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
 use crate::record::done::{self, Status};
+use crate::record::failures::{self, Failures};
 use crate::record::manifest::SiteManifest;
 use crate::record::publish::{self, TempFile};
 use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
-use failures::Failures;
 use ids::PRIVATE;
 use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};

@@ -4,17 +4,17 @@
 //! them only when it comes to where one of them started; there the slides are done. A slide that another one has
 //! is put off to the end, and there waited for: it is done, or fails, or its worker gives it back or dies and it is taken over.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Job;
-use super::failures::FailureNote;
 use super::lease::Leases;
 use crate::error::{Error, Result};
 use crate::pipeline::prepare::SlideSpec;
+use crate::record::failures::FailureNote;
 
 /// Shortest and longest time between two looks at slides that others have.
 const POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(8));
@@ -28,7 +28,7 @@ pub type FailedElsewhere<'a> = dyn Fn(&SlideSpec, &FailureNote) + Sync + 'a;
 pub struct Queue<'a> {
     job: &'a Job,
     leases: &'a Leases,
-    failed_before: HashMap<String, FailureNote>,
+    failed_before: BTreeMap<String, FailureNote>,
     failed_elsewhere: &'a FailedElsewhere<'a>,
     state: Mutex<State>,
 }
@@ -59,7 +59,7 @@ impl<'a> Queue<'a> {
         job: &'a Job,
         leases: &'a Leases,
         specs: Vec<SlideSpec>,
-        failed_before: HashMap<String, FailureNote>,
+        failed_before: BTreeMap<String, FailureNote>,
         failed_elsewhere: &'a FailedElsewhere<'a>,
     ) -> Self {
         let mut coming = VecDeque::from(specs);

@@ -13,10 +13,12 @@
 pub mod canary;
 pub mod contract;
 pub mod done;
+pub mod failures;
 pub mod manifest;
 pub mod moments;
 pub mod numbers;
 pub mod publish;
+pub mod sealed;
 pub mod signature;
 pub mod statistics;
 

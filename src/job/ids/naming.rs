@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::PRIVATE;
-use super::sealed::Recipient;
 use crate::error::{Error, Result};
 use crate::record::publish;
+use crate::record::sealed::Recipient;
 
 /// What an id is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

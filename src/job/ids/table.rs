@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::discover::Found;
 use super::naming::{IdMode, Naming, SiteKey, random_bytes, written};
-use super::sealed::Kept;
 use super::{PRIVATE, absolute};
 use crate::error::{Error, Result};
 use crate::record::publish;
+use crate::record::sealed::Kept;
 
 /// Which slide has an id: a file of `site-private/ids`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,9 +239,9 @@ pub(super) fn read_entry(file: &Path) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::super::naming::NamingRecord;
-    use super::super::sealed::Identities;
     use super::super::{assign, is_made, rows};
     use super::*;
+    use crate::record::sealed::Identities;
     use crate::slide::mpp::MppOverride;
 
     struct Site {

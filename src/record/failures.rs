@@ -1,17 +1,19 @@
 //! Notes of slides that failed, in `site-private/failures/<grid>/<artefact>/<id>.json`: why, and where the slide lies. A note is
 //! removed when the slide is done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::PRIVATE;
-use super::ids::sealed::Kept;
+use super::sealed::Kept;
+use super::{list, manifest, publish};
 use crate::error::{Error, Result};
-use crate::record::{list, manifest, publish};
+
+/// The directory below OUT that never leaves the site.
+pub const PRIVATE: &str = "site-private";
 
 /// Why a slide failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +38,9 @@ pub struct Failures {
 }
 
 impl Failures {
-    pub(super) fn new(out: &Path, grid: &str, artefact: &str) -> Self {
+    /// Those of `artefact` in the grid directory named `grid`.
+    #[must_use]
+    pub fn new(out: &Path, grid: &str, artefact: &str) -> Self {
         Failures { directory: root(out).join(grid).join(artefact) }
     }
 
@@ -67,7 +71,7 @@ impl Failures {
     ///
     /// # Errors
     /// [`Error::Output`] where they cannot be listed.
-    pub fn all(&self) -> Result<HashMap<String, FailureNote>> {
+    pub fn all(&self) -> Result<BTreeMap<String, FailureNote>> {
         let names = list(&self.directory).map_err(unreadable)?.into_iter().filter(|(name, _)| !name.starts_with('.'));
         let notes = names.filter_map(|(name, _)| self.of(name.strip_suffix(".json")?));
         Ok(notes.map(|note| (note.id.clone(), note)).collect())
@@ -83,7 +87,7 @@ fn root(out: &Path) -> PathBuf {
 }
 
 /// The directories that hold notes.
-pub(super) fn directories(out: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn directories(out: &Path) -> io::Result<Vec<PathBuf>> {
     let root = root(out);
     let mut found = Vec::new();
     for (grid, _) in list(&root)? {
