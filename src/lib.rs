@@ -19,5 +19,6 @@ pub mod runtime;
 pub mod slide;
 pub mod tiling;
 pub mod tissue;
+pub mod view;
 
 pub use error::{Error, Result};

@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline"],
     &["export", "report"],
     &["job"],
+    &["view"],
     &["cli"],
 ];
 

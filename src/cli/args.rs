@@ -73,6 +73,8 @@ pub enum Command {
     /// A cohort as one HTML file: table, overviews, feature maps, distributions, failures
     #[command(after_help = REPORT_PRIVACY)]
     Report(ReportArgs),
+    /// A slide, or the slides of an OUT with their features, in the browser of this machine
+    View(ViewArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),
@@ -457,6 +459,23 @@ pub struct ReportArgs {
     /// Leave out ids, overviews and the messages of failures
     #[arg(long)]
     pub shareable: bool,
+}
+
+/// `paraffin view`.
+#[derive(Args)]
+pub struct ViewArgs {
+    /// A slide, or a directory that paraffin wrote
+    #[arg(value_name = "SLIDE|OUT")]
+    pub subject: PathBuf,
+    /// Port on 127.0.0.1, for this machine only; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Where slides of OUT may have moved to; searched to the bottom for files of the same name and content
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub slides: Vec<PathBuf>,
+    /// Which of several: an encoder, features_ENCODER, patches, or GRID/features_ENCODER
+    #[arg(long, value_name = "NAME")]
+    pub artefact: Option<String>,
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod report;
 mod session;
 mod tiles;
 mod verify;
+mod view;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Heatmap(args) => heatmap::run(args),
         Command::Report(args) => report::run(args),
+        Command::View(args) => view::run(args),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {

@@ -19,7 +19,7 @@ pub use finished::{Finished, refuse_inside};
 pub use hdf5::{FeatureFile, write_patches};
 pub use inspect::{Contents, FeatureContents, VectorContents, inspect};
 pub use precision::{Precision, round_mantissa10};
-pub use vector::{Bag, VectorAttributes, write_vector};
+pub use vector::{Bag, VectorAttributes, read_coords, write_vector};
 pub use verify::verify;
 
 /// Value of the root attribute `schema` of a feature file.

@@ -46,14 +46,12 @@ impl Bag {
             "float16" => true,
             other => return Err(Error::Output(format!("features of {other}"))),
         };
-        let coords = file.dataset("coords").map_err(damaged)?;
-        if shape(&coords, "coords")? != (rows, 2) {
+        let dataset = file.dataset("coords").map_err(damaged)?;
+        let coords = coords_of(&dataset)?;
+        if coords.len() != rows {
             return Err(Error::Output("features and coords have different rows".into()));
         }
-        let values: Vec<i64> =
-            if rows == 0 { Vec::new() } else { coords.read_slice(&[0, 0], &[rows, 2]).map_err(damaged)? };
-        let attributes = attributes(&coords).map_err(damaged)?;
-        let coords = values.as_chunks::<2>().0.to_vec();
+        let attributes = attributes(&dataset).map_err(damaged)?;
         Ok(Bag { features, half, rows, dim, coords, attributes })
     }
 
@@ -141,6 +139,25 @@ impl Bag {
         })?;
         Ok(sums.iter().map(|sum| (sum / self.rows as f64) as f32).collect())
     }
+}
+
+/// The coordinates in a feature or patches file: (N, 2), x and y in level-0 pixels.
+///
+/// # Errors
+/// [`Error::Output`] where it has none.
+pub fn read_coords(path: &Path) -> Result<Vec<[i64; 2]>> {
+    let file = H5File::options().no_locking().open(path).map_err(damaged)?;
+    coords_of(&file.dataset("coords").map_err(damaged)?)
+}
+
+fn coords_of(coords: &H5Dataset) -> Result<Vec<[i64; 2]>> {
+    let (rows, width) = shape(coords, "coords")?;
+    if width != 2 || dtype(coords)? != "int64" {
+        return Err(Error::Output("coords are not (N, 2) int64".into()));
+    }
+    let values: Vec<i64> =
+        if rows == 0 { Vec::new() } else { coords.read_slice(&[0, 0], &[rows, 2]).map_err(damaged)? };
+    Ok(values.as_chunks::<2>().0.to_vec())
 }
 
 fn attributes(coords: &H5Dataset) -> rust_hdf5::Result<CoordsAttributes> {

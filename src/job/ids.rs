@@ -89,20 +89,56 @@ pub fn rows(out: &Path, identities: &Identities) -> Result<Vec<Row>> {
     let Some(naming) = NamingRecord::read(out)? else {
         return Err(Error::Usage(format!("not an OUT of paraffin: it has no {PRIVATE}/ids.json")));
     };
-    let directory = out.join(PRIVATE).join("ids");
     let unreadable = |e: &dyn std::fmt::Display| Error::Output(format!("{PRIVATE}/ids cannot be read: {e}"));
     let mut rows = Vec::new();
-    for (name, is_dir) in list(&directory).map_err(|e| unreadable(&e))? {
+    for (name, is_dir) in list(&out.join(PRIVATE).join("ids")).map_err(|e| unreadable(&e))? {
         let Some(id) = name.strip_suffix(".json").filter(|id| !is_dir && !id.starts_with('.')) else { continue };
-        let file = directory.join(&name);
-        let slide = match naming.mode {
-            IdMode::Keep => keep::read_claim(&file).map(|claim| Some(Who { path: claim.path, listed_id: None })),
-            _ => table::read_entry(&file).map(|entry| entry.slide.open(identities)),
-        };
-        let slide = slide.ok_or_else(|| unreadable(&"a file in it is damaged"))?;
+        let (_, slide) =
+            known(out, naming.mode, id, identities).ok_or_else(|| unreadable(&"a file in it is damaged"))?;
         rows.push(Row { id: id.to_string(), slide });
     }
     Ok(rows)
+}
+
+/// The fingerprint of the slide that has an id, and, unless that is encrypted, who it is.
+fn known(out: &Path, mode: IdMode, id: &str, identities: &Identities) -> Option<(String, Option<Who>)> {
+    let file = out.join(PRIVATE).join("ids").join(format!("{id}.json"));
+    match mode {
+        IdMode::Keep => keep::read_claim(&file).map(|claim| {
+            let who = Who { path: claim.path, listed_id: None };
+            (claim.fingerprint, Some(who))
+        }),
+        _ => table::read_entry(&file).map(|entry| (entry.fingerprint, entry.slide.open(identities))),
+    }
+}
+
+/// Where the slide of an id lies: where it lay when it got its id, or, after an archive was moved, a file of the same name in or
+/// below `others`; any file there, where the name is encrypted. The content decides, not the name.
+///
+/// # Errors
+/// [`Error::Usage`] where it is nowhere, or what is there has changed.
+pub fn locate(out: &Path, id: &str, others: &[PathBuf]) -> Result<PathBuf> {
+    let unknown = || Error::Usage(format!("{PRIVATE}/ids does not know where this slide lies"));
+    let naming = NamingRecord::read(out)?.ok_or_else(unknown)?;
+    let (content, who) = known(out, naming.mode, id, &Identities::default()).ok_or_else(unknown)?;
+    let told = who.map(|who| PathBuf::from(who.path));
+    let is_it = |path: &Path| fingerprint(path, &Companions::of_slides(std::iter::once(path))) == content;
+    if let Some(told) = told.as_ref().filter(|told| told.exists() && is_it(told)) {
+        return Ok(told.clone());
+    }
+    let named = |entry: &walkdir::DirEntry| {
+        entry.file_type().is_file() && told.as_ref().is_none_or(|told| Some(entry.file_name()) == told.file_name())
+    };
+    for directory in others {
+        let files = walkdir::WalkDir::new(directory).sort_by_file_name().into_iter().flatten();
+        if let Some(found) = files.filter(named).find(|entry| is_it(entry.path())) {
+            return Ok(found.into_path());
+        }
+    }
+    Err(Error::Usage(match told.is_some_and(|told| told.exists()) {
+        true => "the slide has changed since it was embedded".into(),
+        false => "the slide is not where it was; --slides DIR says where to look".into(),
+    }))
 }
 
 /// The directories of `site-private` in which temporary files may be left.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::digest;
 use crate::error::{Error, Result};
-use crate::features::Bag;
+use crate::features::{Bag, read_coords};
 use crate::record::contract::{canonical, read_contract};
 use crate::record::failures::{FailureNote, Failures};
 use crate::record::{Record, artefacts, grid_dirs, record_paths};
@@ -111,8 +111,20 @@ impl Cohort {
     /// # Errors
     /// [`Error::Output`].
     pub fn bag(&self, record: &Record) -> Result<Bag> {
+        Bag::open(&self.file(record)?)
+    }
+
+    /// The coordinates of a slide's tiles in level-0 pixels, also where it has no features.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn coords(&self, record: &Record) -> Result<Vec<[i64; 2]>> {
+        read_coords(&self.file(record)?)
+    }
+
+    fn file(&self, record: &Record) -> Result<PathBuf> {
         let file = record.files.first().and_then(|f| f.locate(&self.grid_dir));
-        Bag::open(&file.ok_or_else(|| Error::Output("its record names no file".into()))?)
+        file.ok_or_else(|| Error::Output("its record names no file".into()))
     }
 
     /// Where the overview of a slide lies, if it has one.

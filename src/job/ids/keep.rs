@@ -18,7 +18,7 @@ use crate::record::publish;
 #[derive(Serialize, Deserialize, PartialEq)]
 pub(super) struct Claim {
     pub(super) path: String,
-    fingerprint: String,
+    pub(super) fingerprint: String,
 }
 
 /// As [`super::assign`].

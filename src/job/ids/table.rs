@@ -30,7 +30,7 @@ use crate::record::sealed::Kept;
 pub(super) struct Entry {
     /// Hash of the slide's path, or of its id in the slide list.
     name: String,
-    fingerprint: String,
+    pub(super) fingerprint: String,
     pub(super) slide: Kept<Who>,
 }
 
