@@ -34,7 +34,7 @@ pub fn shrink(jpeg: &[u8], side: u32, quality: u8) -> Result<Vec<u8>, String> {
     encode(&picture, quality)
 }
 
-/// A JPEG with halved colour resolution, by libjpeg-turbo.
+/// A JPEG by libjpeg-turbo, with halved colour resolution below a quality of 90.
 ///
 /// # Errors
 /// The library's words.
@@ -42,7 +42,8 @@ pub fn encode(picture: &RgbImage, quality: u8) -> Result<Vec<u8>, String> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let pixels = &picture.as_raw()[..];
     let image = Image { pixels, width, pitch: width * 3, height, format: PixelFormat::RGB };
-    let jpeg = turbojpeg::compress(image, i32::from(quality.clamp(1, 100)), Subsamp::Sub2x2);
+    let colour = if quality < 90 { Subsamp::Sub2x2 } else { Subsamp::None };
+    let jpeg = turbojpeg::compress(image, i32::from(quality.clamp(1, 100)), colour);
     jpeg.map(|bytes| bytes.to_vec()).map_err(|e| e.to_string())
 }
 

@@ -24,7 +24,7 @@ const LOW_POWER_PX: f64 = 1024.0;
 /// Most pixels a side that are read for one tile: of slides without the levels for it, the low-power picture is magnified
 /// instead.
 const SOURCE_MAX: f64 = 4096.0;
-const QUALITY: u8 = 85;
+const QUALITY: u8 = 92;
 /// Unreadable blocks that the low-power picture may have; they are white.
 const ALLOWED: u64 = u64::MAX;
 
