@@ -148,7 +148,7 @@ def main():
         maker.slide(number, HOSTILE[number - 10] if 10 <= number < 10 + len(HOSTILE) else f"S{number:05}")
     for number in range(max(2, args.slides // 100)):
         why = [("mpp", "no microns-per-pixel in this slide; give it with --mpp"),
-               ("damaged", "damaged slide: the tile at x 0, y 0 cannot be read <b>bold</b>")][number % 2]
+               ("damaged", "damaged slide: the tile at x 0, y 0 cannot be read </script><b>bold</b>")][number % 2]
         maker.failure(f"F{number:05}", *why)
     print(args.out / GRID)
 
