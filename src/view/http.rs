@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server for one person on one machine: GET and HEAD, no bodies, loopback only.
 //!
 //! Requests are parsed by `httparse` (hyper's parser); the rest is a thread a connection. That is less than a framework brings
-//! with it (axum: 60 crates and an executor, for work that is decoding and blocks), and all of it is here to be read.
+//! with it (axum: 57 crates and an executor, for work that is decoding and blocks), and all of it is here to be read.
 //!
 //! A page of another origin, open in the same browser, must get nothing: the address has a random token, `Host` must be this
 //! server's own (a name that was made to point at 127.0.0.1 is refused), and so must `Origin` and `Sec-Fetch-Site` where a

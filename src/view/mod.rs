@@ -27,6 +27,7 @@ use similar::{Hit, Index};
 const PAGE: &str = include_str!("html/view.html");
 const STYLE: &str = include_str!("html/view.css");
 const SCRIPT: &str = include_str!("html/view.js");
+const OPENSEADRAGON_LICENCE: &str = include_str!("html/openseadragon/LICENSE.txt");
 const OPENSEADRAGON: &str = include_str!("html/openseadragon/openseadragon.min.js");
 
 /// Slides that are open at a time.
@@ -103,6 +104,7 @@ impl Viewer {
             ["view.css"] => Answer::ok("text/css", format!("{THEME_STYLE}{STYLE}")),
             ["view.js"] => Answer::ok("text/javascript", format!("\"use strict\";\n{THEME_SCRIPT}{SCRIPT}")),
             ["openseadragon.js"] => Answer::ok("text/javascript", OPENSEADRAGON),
+            ["openseadragon-licence.txt"] => Answer::ok("text/plain; charset=utf-8", OPENSEADRAGON_LICENCE),
             ["cohort.json"] => Answer::json(&self.cohort()),
             ["progress.json"] => Answer::json(&self.progress()),
             ["slide", n, what] => match (number(n), what) {

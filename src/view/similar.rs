@@ -98,7 +98,9 @@ impl Index {
         if bag.dim() != self.dim {
             return Err(Error::Output("features of another dimension".into()));
         }
-        let mut entry = Entry { slide, every: self.every, values: Vec::new(), lengths: Vec::new() };
+        let rows = bag.rows().div_ceil(self.every);
+        let (values, lengths) = (Vec::with_capacity(rows * self.dim), Vec::with_capacity(rows));
+        let mut entry = Entry { slide, every: self.every, values, lengths };
         let mut row = 0;
         bag.read(|rows| {
             for values in rows.chunks_exact(self.dim) {
