@@ -75,6 +75,12 @@ pub enum Command {
     Report(ReportArgs),
     /// A slide, or the slides of an OUT with their features, in the browser of this machine
     View(ViewArgs),
+    /// Write what the site may tell others, site-manifest.json, anew, and sign it
+    #[command(after_help = super::manifest::AFTER_HELP)]
+    Manifest(super::manifest::ManifestArgs),
+    /// May the features of these sites be trained on together? Contracts, canaries and statistics, from their manifests alone
+    #[command(after_help = super::compat::AFTER_HELP)]
+    Compat(super::compat::CompatArgs),
     /// The encoders that can be used
     #[command(subcommand)]
     Encoders(EncodersCommand),
@@ -439,6 +445,9 @@ pub struct VerifyArgs {
     /// Directories that paraffin wrote
     #[arg(required = true, value_name = "OUT")]
     pub outs: Vec<PathBuf>,
+    /// Also check the signature of site-manifest.json with this minisign public key, or the file of one
+    #[arg(long, value_name = "KEY")]
+    pub pubkey: Option<String>,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ macro_rules! out {
 
 pub mod args;
 mod check;
+mod compat;
 mod doctor;
 mod embed;
 mod encoders;
@@ -19,6 +20,7 @@ mod heatmap;
 mod hidden;
 mod ids;
 mod info;
+mod manifest;
 mod progress;
 mod report;
 mod session;
@@ -59,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Heatmap(args) => heatmap::run(args),
         Command::Report(args) => report::run(args),
         Command::View(args) => view::run(args),
+        Command::Manifest(args) => manifest::run(args),
+        Command::Compat(args) => compat::run(args),
         Command::Encoders(command) => encoders::run(command),
         Command::Doctor => Ok(doctor::run()),
         Command::Completions { shell } => {

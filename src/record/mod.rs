@@ -11,6 +11,7 @@
 //! ```
 
 pub mod canary;
+pub mod compat;
 pub mod contract;
 pub mod done;
 pub mod failures;
