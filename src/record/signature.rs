@@ -65,7 +65,7 @@ pub fn check(out: &Path, key: &str) -> Result<String> {
         let (by, not) = (key_id(signature.keynum()), key_id(public.keynum()));
         return Err(Error::Output(format!("{MANIFEST_NAME} was signed by the key {by}, not by {not}")));
     }
-    minisign::verify(&public, &signature, Cursor::new(manifest), true, false, false).map_err(|_| {
+    minisign::verify(&public, &signature, Cursor::new(manifest), true, false, true).map_err(|_| {
         Error::Output(format!(
             "{MANIFEST_NAME} is not what was signed: it was changed, or runs were added ('paraffin manifest OUT --sign KEY' \
              signs anew)"
