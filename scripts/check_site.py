@@ -43,7 +43,7 @@ def statistics(manifest, out):
         slides = [h5py.File(f)["features"][:].astype(np.float64) for f in files]
         rows = np.concatenate(slides)
         s, norms = artefact["statistics"], np.linalg.norm(rows, axis=1)
-        quantiles = np.quantile(norms, [0.1, 0.25, 0.5, 0.75, 0.9], method="nearest")
+        quantiles = np.quantile(norms, [0.1, 0.25, 0.5, 0.75, 0.9], method="lower")
         per_slide = np.quantile([len(x) for x in slides], [0.1, 0.25, 0.5, 0.75, 0.9])
         spread = rows.std(0)
         told.append({
