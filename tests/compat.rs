@@ -370,4 +370,9 @@ fn signatures_are_anybodys_minisign() {
     let said = run_to(1, &["verify", text(&out), "--pubkey", inline]);
     assert!(said.contains("site-manifest.json.minisig cannot be read"), "{said}");
     run_to(0, &["verify", text(&out)]);
+    let canary = out.join(&canaries(&out)[0]);
+    fs::write(&canary, fs::read_to_string(&canary).expect("readable").replacen("\"f32-m10\"", "\"f32\"", 1))
+        .expect("writes");
+    let said = run_to(1, &["verify", text(&out)]);
+    assert!(said.contains("not the one that its name says"), "{said}");
 }

@@ -60,7 +60,7 @@ fn encoders_are_listed_with_what_everyone_must_know() {
 
 #[test]
 fn help_texts() {
-    for command in ["embed", "tiles", "info", "verify", "report", "view", "encoders"] {
+    for command in ["embed", "tiles", "info", "verify", "report", "view", "manifest", "compat", "encoders"] {
         insta::assert_snapshot!(format!("help_{command}"), says(&[command, "--help"]));
     }
     insta::assert_snapshot!("help", says(&["--help"]));

@@ -2,7 +2,7 @@
 //!
 //! For each record: every file has the size and sha256 that the record says; a feature file has the record's rows, the
 //! contract's encoder, dimension and type, finite values and the coordinates of the slide's patches file; a slide vector was
-//! made of the feature file that is there. What no record names is listed too. Messages name files relative to the checked directory.
+//! made of the feature file that is there; a canary's name is its content's. What no record names is listed too. Messages name files relative to the checked directory.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,6 +15,7 @@ use super::inspect::{Contents, inspect};
 use super::{FEATURES_SCHEMA, PATCHES_SCHEMA, Precision, SLIDE_FEATURES_SCHEMA};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::record::canary::Canary;
 use crate::record::contract::{Contract, canonical, read_contract};
 use crate::record::{Record, artefacts, done, grid_dirs, list, publish, record_path, record_paths};
 
@@ -96,6 +97,12 @@ fn check_grid(grid: &Path) -> std::io::Result<Report> {
             && expected.grid.as_ref() != Some(patches)
         {
             report.tell(&contract_name, "its grid is not that of contracts/patches.json");
+        }
+        for (path, canary) in Canary::files(grid, &artefact)? {
+            report.files += 1;
+            if canary.is_none() {
+                report.tell(path, "it is no canary, or not the one that its name says");
+            }
         }
         let checked: Vec<(Report, Vec<String>)> = record_paths(grid, &artefact)?
             .par_iter()

@@ -98,14 +98,28 @@ impl Canary {
     /// # Errors
     /// The directory cannot be listed; none where there is none.
     pub fn all(grid_dir: &Path, artefact: &str) -> std::io::Result<Vec<Canary>> {
-        let directory = grid_dir.join(CANARIES).join(artefact);
-        let names = list(&directory)?.into_iter().filter(|(name, is_dir)| !is_dir && name.ends_with(".json"));
-        let whole = names.filter_map(|(name, _)| {
-            let text = std::fs::read(directory.join(&name)).ok()?;
-            let named = digest::sha256(&text).starts_with(name.strip_suffix(".json")?) && name.len() == 21;
+        Ok(Self::files(grid_dir, artefact)?.into_iter().filter_map(|(_, canary)| canary).collect())
+    }
+
+    /// The files of canaries of an artefact, relative to the grid directory, and what each holds; `None` where it is not what
+    /// its name says.
+    ///
+    /// # Errors
+    /// As [`Canary::all`].
+    pub fn files(grid_dir: &Path, artefact: &str) -> std::io::Result<Vec<(String, Option<Canary>)>> {
+        let directory = format!("{CANARIES}/{artefact}");
+        let names = list(&grid_dir.join(&directory))?.into_iter().filter(|(name, _)| !publish::is_part(name));
+        let read = |path: &str, name: &str| {
+            let text = std::fs::read(grid_dir.join(path)).ok()?;
+            let named = name.len() == 21 && digest::sha256(&text).starts_with(name.strip_suffix(".json")?);
             named.then(|| serde_json::from_slice(&text).ok())?
-        });
-        Ok(whole.collect())
+        };
+        let read = |(name, _): (String, bool)| {
+            let path = format!("{directory}/{name}");
+            let canary = read(&path, &name);
+            (path, canary)
+        };
+        Ok(names.map(read).collect())
     }
 
     /// The vectors, each of the same length: first the tiles', then the slide's in the order of [`CanarySlide::coords`].
@@ -161,7 +175,8 @@ pub(crate) mod tests {
         let (name, text) = other.file().unwrap();
         let path = dir.path().join(CANARIES).join("features_x").join(name);
         std::fs::write(&path, String::from_utf8(text).unwrap().replace("0.5", "0.25")).unwrap();
-        assert_eq!(Canary::all(dir.path(), "features_x").unwrap(), [one.clone()]);
+        assert_eq!(Canary::all(dir.path(), "features_x").unwrap(), std::slice::from_ref(&one));
+        assert_eq!(Canary::files(dir.path(), "features_x").unwrap().iter().filter(|(_, c)| c.is_none()).count(), 1);
         assert_eq!(one.rows().unwrap(), [[1.0, 0.0], [0.0, 1.0]]);
         assert!(Canary { tiles: vec![], ..one }.rows().is_err());
     }

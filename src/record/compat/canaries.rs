@@ -21,10 +21,11 @@ impl Distance {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let difference = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         let norms = (dot(a, a) * dot(b, b)).sqrt();
-        let cosine = match norms > 0.0 {
-            _ if difference == 0.0 => 1.0,
-            true => dot(a, b) / norms,
-            false => 0.0,
+        // Of values that are no numbers nothing is alike.
+        let cosine = match dot(a, b) / norms {
+            _ if a == b => 1.0,
+            cosine if cosine.is_finite() => cosine,
+            _ => 0.0,
         };
         Distance { cosine, difference }
     }
@@ -101,8 +102,7 @@ fn compare_two(group: &Group, sites: &[&str], a: &Canary, b: &Canary, findings: 
         let Distance { cosine, difference } = distance;
         let mut told = format!("{what}: lowest cosine {cosine:.6}, largest difference {difference:.2e}");
         let (severity, limit) = match cosine {
-            // Also where it is no number.
-            c if !(c >= limits.refuse) => (Severity::Refuse, format!(" (must be {})", limits.refuse)),
+            c if c < limits.refuse => (Severity::Refuse, format!(" (must be {})", limits.refuse)),
             c if c < limits.warn => (Severity::Warn, format!(" (should be {})", limits.warn)),
             _ if difference > 0.0 => (Severity::Note, String::new()),
             _ => continue,

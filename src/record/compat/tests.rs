@@ -133,6 +133,8 @@ fn canaries_are_judged_by_the_cards_thresholds() {
     assert!(what.contains("another model, precision, runtime or device"), "{what}");
     let nothing = artefact(GRID, "features_test", &contract, &[1.0, 0.0, 0.0, 0.0]);
     assert_eq!(only([plain.clone(), nothing]).0, Severity::Refuse);
+    let no_number = artefact(GRID, "features_test", &contract, &[1.0, 0.0, f32::NAN, 0.8]);
+    assert_eq!(only([plain.clone(), no_number]).0, Severity::Refuse);
     // A site whose own runs do not agree.
     let mut mixed = plain.clone();
     mixed.canaries.push(turned(0.9).canaries[0].clone());
