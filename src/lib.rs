@@ -2,6 +2,7 @@
 //!
 //! The rooms and the directions of their imports are drawn in ARCHITECTURE.md.
 
+pub mod audit;
 pub mod cli;
 pub mod codec;
 pub mod digest;

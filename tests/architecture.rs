@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline"],
     &["export", "report"],
     &["job"],
-    &["view"],
+    &["audit", "view"],
     &["cli"],
 ];
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::audit::AuditArgs;
 use super::ids::{IdsArgs, TableArgs};
 use crate::encoder::card::{Card, Compute};
 use crate::encoder::device::{Device, Devices};
@@ -33,8 +34,9 @@ Exit codes:
    0  all done, or done already
    1  could not start, or an internal failure
    2  the command line makes no sense
-   3  OUT holds features made with other settings
+   3  OUT holds features made with other settings, or names its slides in another way
    4  some slides failed (the table at the end names them)
+   5  the audit found something that identifies
   75  stopped by a signal: run the same command again";
 
 const REPORT_PRIVACY: &str = "\
@@ -64,6 +66,9 @@ pub enum Command {
     Info(InfoArgs),
     /// Check every file in OUT against its record
     Verify(VerifyArgs),
+    /// Search every byte that would leave for what identifies a slide or a patient
+    #[command(after_help = EXIT_CODES)]
+    Audit(AuditArgs),
     /// Which id is which slide, from site-private, as CSV: for the site's own eyes
     Ids(TableArgs),
     /// Finished features in the layouts that other tools read: CLAM, STAMP, slideflow, safetensors; or the manifest as RO-Crate

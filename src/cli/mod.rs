@@ -9,6 +9,7 @@ macro_rules! out {
 }
 
 pub mod args;
+mod audit;
 mod check;
 mod compat;
 mod doctor;
@@ -56,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Tiles(args) => tiles::run(args),
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Ids(args) => ids::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args),
         Command::Heatmap(args) => heatmap::run(args),

@@ -41,7 +41,7 @@ use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};
 
 /// Where a tile's coordinates are, in the contract's words.
-const COORDS_RULE: &str = "level-0 pixel of the tile's upper left corner; grid anchored at (0, 0), row by row";
+pub const COORDS_RULE: &str = "level-0 pixel of the tile's upper left corner; grid anchored at (0, 0), row by row";
 
 /// One kind of output under one contract: `patches`, `features_<encoder>` or `slide_features_<slide encoder>`.
 struct Artefact {

@@ -59,7 +59,8 @@ pub(super) fn printable_runs(bytes: &[u8]) -> Vec<String> {
 }
 
 /// A value whose coding nobody states: UTF-8 where it is sound, otherwise Latin-1.
-pub(super) fn lenient(bytes: &[u8]) -> String {
+#[must_use]
+pub fn lenient(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_string(),
         Err(_) => bytes.iter().map(|b| char::from(*b)).collect(),
