@@ -85,8 +85,7 @@ fn describe(manifest: &SiteManifest, bytes: &[u8], date: &str) -> Value {
                 artefact.contract_sha256,
                 devices.join(", ")
             ),
-            "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
-            "instrument": instruments,
+            "instrument": single(instruments),
             "result": refer(MANIFEST_NAME),
         }));
     }
@@ -95,6 +94,7 @@ fn describe(manifest: &SiteManifest, bytes: &[u8], date: &str) -> Value {
         json!({
             "@id": METADATA_NAME,
             "@type": "CreativeWork",
+            "name": "RO-Crate metadata",
             "conformsTo": refer("https://w3id.org/ro/crate/1.2"),
             "about": refer("./"),
         }),
@@ -105,8 +105,8 @@ fn describe(manifest: &SiteManifest, bytes: &[u8], date: &str) -> Value {
             "description": "Contracts, counts and software of the features that a site holds. No slide, patient or person is named.",
             "datePublished": date,
             "license": refer("#terms"),
-            "hasPart": [refer(MANIFEST_NAME)],
-            "mentions": mentions,
+            "hasPart": refer(MANIFEST_NAME),
+            "mentions": single(mentions),
         }),
         json!({
             "@id": MANIFEST_NAME,
@@ -121,31 +121,37 @@ fn describe(manifest: &SiteManifest, bytes: &[u8], date: &str) -> Value {
     ];
     graph.extend(software.into_values());
     graph.extend(actions);
-    json!({"@context": "https://w3id.org/ro/crate/1.2/context", "@graph": graph})
+    let context = json!(["https://w3id.org/ro/crate/1.2/context", {"sha256": "http://schema.org/sha256"}]);
+    json!({"@context": context, "@graph": graph})
+}
+
+/// A list as RO-Crate wants it: one value stands alone.
+fn single(mut values: Vec<Value>) -> Value {
+    if values.len() == 1 { values.remove(0) } else { Value::Array(values) }
 }
 
 /// Takes note of the software behind a result; returns its entities' ids.
 fn add_software(runtime: &Runtime, all: &mut BTreeMap<String, Value>) -> Vec<String> {
-    let onnxruntime = runtime.onnxruntime.as_ref();
-    let both = [
-        Some(("paraffin", &runtime.paraffin, env!("CARGO_PKG_DESCRIPTION"))),
-        onnxruntime.map(|version| ("ONNX Runtime", version, "Runs encoders in the ONNX format")),
-    ];
-    both.into_iter()
-        .flatten()
-        .map(|(name, version, description)| {
-            let id = format!("#{}-{version}", name.to_lowercase().replace(' ', ""));
-            let entity = json!({
-                "@id": id,
-                "@type": "SoftwareApplication",
-                "name": name,
-                "version": version,
-                "description": description,
-            });
-            all.insert(id.clone(), entity);
-            id
-        })
-        .collect()
+    // A SoftwareApplication must have a URL, and paraffin has none that will stay.
+    let mut add = |name: &str, version: &str, entity: Value| {
+        let id = format!("#{name}-{version}");
+        let Value::Object(mut fields) = entity else { return id };
+        fields.extend([("@id".to_owned(), json!(id)), ("version".to_owned(), json!(version))]);
+        all.insert(id.clone(), Value::Object(fields));
+        id
+    };
+    let paraffin = json!({
+        "@type": "CreativeWork",
+        "name": "paraffin",
+        "description": env!("CARGO_PKG_DESCRIPTION"),
+    });
+    let mut ids = vec![add("paraffin", &runtime.paraffin, paraffin)];
+    if let Some(version) = &runtime.onnxruntime {
+        let url = "https://onnxruntime.ai";
+        let entity = json!({"@type": "SoftwareApplication", "name": "ONNX Runtime", "url": url});
+        ids.push(add("onnxruntime", version, entity));
+    }
+    ids
 }
 
 #[cfg(test)]
