@@ -3,6 +3,8 @@
 
     check_exports.py TARGET EXPORT [FEATURES]      TARGET as in `paraffin export --to`, FEATURES as OUT/<grid>/features_<encoder>
 
+With --slideflow DIR, an unpacked wheel of slideflow, its own BagDataset (mil/data.py, which needs torch and NumPy alone) reads the bags too.
+
 Every file is opened as its reader opens it: h5py, numpy.load, safetensors, rocrate. A `.pt` is unpickled by a reader that knows three names
 and calls nothing else; where torch is installed, torch.load(weights_only=True) must return the same. Prints what it saw as JSON;
 exit code 1 and one line for what differs.
@@ -11,6 +13,7 @@ exit code 1 and one line for what differs.
 import argparse
 import collections
 import hashlib
+import importlib.util
 import json
 import pickle
 import pickletools
@@ -20,6 +23,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
+
+# slideflow's own module of bags, where it is given.
+SLIDEFLOW = None
 
 
 class Wrong(Exception):
@@ -121,6 +128,9 @@ def slideflow(export, path, features, coords, attributes):
     config = json.loads((export / "bags_config.json").read_text())
     must(config["num_features"] == features.shape[1] and config["tile_px"] == attributes["patch_size"], "another config")
     must(config["tile_um"] == round(attributes["patch_size"] * attributes["root.mpp_target"]), "another tile_um")
+    if SLIDEFLOW:
+        dataset = SLIDEFLOW.BagDataset([str(export / f"{path.stem}.pt")], bag_size=None)
+        must(np.array_equal(dataset[0][0].numpy(), features) and dataset[0][1] == len(features), "its BagDataset differs")
     must(config["normalizer"] is None and "." in config["extractor"]["class"], "another config")
 
 
@@ -168,7 +178,13 @@ def main():
     parser.add_argument("target", choices=["clam", "stamp", "slideflow", "safetensors", "ro-crate"])
     parser.add_argument("export", type=Path)
     parser.add_argument("features", type=Path, nargs="?")
+    parser.add_argument("--slideflow", type=Path, metavar="DIR")
     options = parser.parse_args()
+    if options.slideflow:
+        global SLIDEFLOW
+        spec = importlib.util.spec_from_file_location("bags", options.slideflow / "slideflow/mil/data.py")
+        SLIDEFLOW = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(SLIDEFLOW)
     try:
         if options.target == "ro-crate":
             print(json.dumps(ro_crate(options.export)))

@@ -60,7 +60,9 @@ fn encoders_are_listed_with_what_everyone_must_know() {
 
 #[test]
 fn help_texts() {
-    for command in ["embed", "tiles", "info", "verify", "report", "view", "manifest", "compat", "encoders"] {
+    for command in
+        ["embed", "tiles", "info", "verify", "export", "heatmap", "report", "view", "manifest", "compat", "encoders"]
+    {
         insta::assert_snapshot!(format!("help_{command}"), says(&[command, "--help"]));
     }
     insta::assert_snapshot!("help", says(&["--help"]));

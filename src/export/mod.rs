@@ -183,14 +183,14 @@ pub fn export(
     }
     publish::create_dir_all(dir).map_err(unwritable)?;
     sweep(dir).map_err(unwritable)?;
-    let results: Vec<(String, Result<Option<(Entry, bool)>>)> = ids
+    let results: Vec<(String, Result<Done>)> = ids
         .into_par_iter()
         .map(|id| {
             let result = one(finished, target, dir, before.as_ref(), &id, stop);
             match &result {
-                Ok(Some((entry, false))) => told(&id, &Told::Written(entry.tiles)),
-                Ok(Some((_, true))) => told(&id, &Told::Kept),
-                Ok(None) => told(&id, &Told::LeftOut),
+                Ok(Done::Written(entry)) => told(&id, &Told::Written(entry.tiles)),
+                Ok(Done::Kept(_)) => told(&id, &Told::Kept),
+                Ok(Done::LeftOut) => told(&id, &Told::LeftOut),
                 Err(Error::Interrupted) => {}
                 Err(e) => told(&id, &Told::Refused(e)),
             }
@@ -201,12 +201,12 @@ pub fn export(
     let mut failed = None;
     for (id, result) in results {
         match result {
-            Ok(Some((entry, kept))) => {
-                summary.kept += usize::from(kept);
-                summary.bytes += entry.files.iter().map(|f| f.bytes).sum::<u64>();
+            Ok(Done::LeftOut) => summary.left_out += 1,
+            Ok(Done::Written(entry)) => _ = index.slides.insert(id, entry),
+            Ok(Done::Kept(entry)) => {
+                summary.kept += 1;
                 index.slides.insert(id, entry);
             }
-            Ok(None) => summary.left_out += 1,
             Err(e @ Error::Output(_)) => summary.refused.push((id, e)),
             // A full disk, a signal: no slide's fault.
             Err(e) => failed = Some(e),
@@ -219,6 +219,7 @@ pub fn export(
     }
     summary.slides = index.slides.len();
     summary.tiles = index.count();
+    summary.bytes = index.slides.values().flat_map(|e| &e.files).map(|f| f.bytes).sum();
     let held: BTreeMap<String, Entry> = before.map(|b| b.slides).unwrap_or_default();
     summary.forgotten = held.keys().filter(|id| !index.slides.contains_key(*id)).count();
     index.complete = failed.is_none() && summary.refused.is_empty();
@@ -229,7 +230,14 @@ pub fn export(
     }
 }
 
-/// Writes one slide, or finds it written; `None` where it has no place in this kind of export.
+/// How a slide ended.
+enum Done {
+    Written(Entry),
+    Kept(Entry),
+    LeftOut,
+}
+
+/// Writes one slide, or finds it written.
 fn one(
     finished: &Finished,
     target: Target,
@@ -237,7 +245,7 @@ fn one(
     before: Option<&Index>,
     id: &str,
     stop: &AtomicBool,
-) -> Result<Option<(Entry, bool)>> {
+) -> Result<Done> {
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
@@ -245,15 +253,15 @@ fn one(
     // The source is read before anything counts as done: what is damaged since must not pass for whole.
     let bag = finished.open(&record)?;
     if bag.rows() == 0 && !target.takes_empty() {
-        return Ok(None);
+        return Ok(Done::LeftOut);
     }
     let made_from = Finished::made_from(&record)?;
     if let Some(entry) = before.and_then(|b| b.still_holds(dir, id, made_from)) {
-        return Ok(Some((entry, true)));
+        return Ok(Done::Kept(entry));
     }
     let paths = target.write(&Slide { dir, finished, record: &record, bag: &bag })?;
     let files = paths.iter().map(|path| FileEntry::of(dir, path)).collect::<Result<_>>()?;
-    Ok(Some((Entry { made_from: made_from.to_owned(), tiles: bag.rows() as u64, files }, false)))
+    Ok(Done::Written(Entry { made_from: made_from.to_owned(), tiles: bag.rows() as u64, files }))
 }
 
 /// Clears away what killed exports of this host left.
