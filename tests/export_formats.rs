@@ -210,6 +210,10 @@ fn what_makes_no_sense_is_refused() {
     assert!(said.contains("-o lies in OUT") && !site.at("out/export").exists(), "{said}");
     let said = site.export(2, "clam", "elsewhere/../out", &[]);
     assert!(said.contains("-o lies in OUT"), "{said}");
+    let (grid, inside) = (site.at("out").join(GRID), site.at("out/export"));
+    let said = run_to(2, &["export", text(&grid), "--to", "clam", "-o", text(&inside)]);
+    assert!(said.contains("-o lies in OUT"), "{said}");
+    run_to(0, &["export", text(&grid), "--to", "clam", "-o", text(&site.at("of_a_grid"))]);
     let said = site.export(2, "torchmil", "x", &[]);
     assert!(said.contains("none of clam, stamp, slideflow, safetensors, ro-crate"), "{said}");
     let said = site.export(2, "clam", "x", &["--artefact", "features_uni"]);

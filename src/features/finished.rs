@@ -9,6 +9,7 @@ use super::Bag;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::record::contract::{Contract, EncoderContract, canonical, read_contract};
+use crate::record::manifest::MANIFEST_NAME;
 use crate::record::{Record, artefacts, done, grid_dirs, record_path, record_paths};
 
 /// One artefact `features_<encoder>` of one grid directory.
@@ -161,7 +162,10 @@ pub fn refuse_inside(out: &Path, directory: &Path) -> Result<()> {
         }
         whole
     };
-    if resolve(directory).starts_with(resolve(out)) {
+    // A grid directory may stand for its OUT.
+    let above = out.join("records").is_dir().then(|| resolve(out).parent().map(Path::to_owned)).flatten();
+    let out = above.filter(|above| above.join(MANIFEST_NAME).is_file()).unwrap_or_else(|| resolve(out));
+    if resolve(directory).starts_with(out) {
         return Err(Error::Usage("-o lies in OUT: give a directory elsewhere".into()));
     }
     Ok(())
