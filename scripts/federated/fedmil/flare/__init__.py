@@ -1,0 +1,1 @@
+"""The NVIDIA FLARE apps."""
