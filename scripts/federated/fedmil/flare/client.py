@@ -46,18 +46,15 @@ def main() -> None:
         with task.confined():
             if study is None:
                 raise bags.SiteError("training was asked for without a pre-flight")
-            site = find()
+            site, round_ = find(), message.current_round + 1
             validated, metrics = task.validate(site, study, message.params)
-            trained, slides, losses = task.train_round(site, study, message.params, message.current_round + 1)
-        flare.send(
-            flare.FLModel(
-                params=trained,
-                params_type=flare.ParamsType.FULL,
-                metrics=metrics | losses | {"validated-slides": validated},
-                meta={"NUM_STEPS_CURRENT_ROUND": slides},
-                current_round=message.current_round,
-            )
-        )
+            reply = flare.FLModel(metrics=metrics | {"validated-slides": validated}, current_round=message.current_round)
+            if round_ <= study.rounds:
+                reply.params_type = flare.ParamsType.FULL
+                reply.params, slides, losses = task.train_round(site, study, message.params, round_)
+                reply.metrics |= losses
+                reply.meta = {"NUM_STEPS_CURRENT_ROUND": slides}
+        flare.send(reply)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ class SiteFedAvg(FedAvg):
             self.panic(str(refused))
             return
         super().run()
+        # The clients measure a model when they get it to train on; the last one they get to measure only.
+        for result in self.send_model_and_wait(task_name="train", data=self._last):
+            self._tell(self.num_rounds, result)
 
     def load_model(self) -> FLModel:
         """The model before the first round: FLARE has no file of it, it depends on the sites' encoder."""
@@ -45,11 +48,17 @@ class SiteFedAvg(FedAvg):
         """After each round."""
         parameters = {k: np.asarray(v, np.float32) for k, v in model.params.items()}
         task.save(Path(self.get_run_dir()) / self.save_to, parameters, self._study, self._entries)
+        self._last = FLModel(
+            params_type=ParamsType.FULL, params=parameters, current_round=self.num_rounds, total_rounds=self.num_rounds
+        )
         self.info(f"round {self.current_round + 1} of {self.num_rounds}: global model saved")
 
     def _aggregate_one_result(self, result: FLModel) -> bool:
+        # What came was measured with the model as the round began, that is, after the round before.
+        self._tell(self.current_round, result)
+        return super()._aggregate_one_result(result)
+
+    def _tell(self, round_: int, result: FLModel) -> None:
         metrics = dict(result.metrics or {})
         slides = int(metrics.pop("validated-slides", 0))
-        # What came was measured with the model as the round began, that is, after the round before.
-        task.tell(self.current_round, str(result.meta.get("client_name")), slides, metrics)
-        return super()._aggregate_one_result(result)
+        task.tell(round_, str(result.meta.get("client_name")), slides, metrics)

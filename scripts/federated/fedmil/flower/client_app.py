@@ -45,6 +45,7 @@ def _secure(message: Message, context: Context, call_next: Callable[[Message, Co
 
 
 app = ClientApp(mods=[_secure])
+_older = legacy.client(_site)
 
 
 @app.query()
@@ -60,12 +61,9 @@ def train(message: Message, context: Context) -> Message:
     """One round on the site's slides of the split `train`."""
     site, study = _site(context), task.Study.of(context.run_config)
     if study.secure_aggregation:
-        round_, parameters = legacy.fit_instructions(message)
-    else:
-        round_, parameters = int(message.content["config"]["server-round"]), _arrays(message)
-    trained, slides, metrics = task.train_round(site, study, parameters, round_)
-    if study.secure_aggregation:
-        return legacy.fit_result(message, trained, slides)
+        return _older(message, context)
+    round_ = int(message.content["config"]["server-round"])
+    trained, slides, metrics = task.train_round(site, study, _arrays(message), round_)
     content = {"arrays": _record(trained), "metrics": MetricRecord(metrics | {"num-examples": slides})}
     return Message(RecordDict(content), reply_to=message)
 
@@ -75,10 +73,9 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """The global model on the site's slides of the split `val`."""
     site, study = _site(context), task.Study.of(context.run_config)
-    parameters = legacy.evaluate_instructions(message) if study.secure_aggregation else _arrays(message)
-    slides, metrics = task.validate(site, study, parameters)
     if study.secure_aggregation:
-        return legacy.evaluate_result(message, site.name, slides, metrics)
+        return _older(message, context)
+    slides, metrics = task.validate(site, study, _arrays(message))
     content = {
         "metrics": MetricRecord(metrics | {"num-examples": slides}),
         "site": ConfigRecord({"name": site.name}),

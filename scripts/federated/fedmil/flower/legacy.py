@@ -5,59 +5,51 @@ Arrays have an order and no names there; the order is the alphabetical one of th
 
 from collections.abc import Callable
 
-from flwr.app import Context, Message
-from flwr.common import (
-    Code,
-    EvaluateRes,
-    FitRes,
-    Parameters as Tensors,
-    Status,
-    ndarrays_to_parameters,
-    parameters_to_ndarrays,
-)
-from flwr.common import recorddict_compat as compat
+import numpy as np
+from flwr.app import Context
+from flwr.client import NumPyClient
+from flwr.clientapp import ClientApp
+from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server.strategy import FedAvg
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
 from flwr.serverapp import Grid
 
+from fedmil import task
+from fedmil.bags import Site
 from fedmil.model import Parameters
 from fedmil.task import Study
 
-_OK = Status(Code.OK, "")
+
+def _named(arrays: list[np.ndarray], names: list[str]) -> Parameters:
+    return {k: v.astype(np.float32) for k, v in zip(sorted(names), arrays, strict=True)}
 
 
-def _tensors(parameters: Parameters) -> Tensors:
-    return ndarrays_to_parameters([parameters[k] for k in sorted(parameters)])
+def _ordered(parameters: Parameters) -> list[np.ndarray]:
+    return [parameters[k] for k in sorted(parameters)]
 
 
-def _named(tensors: Tensors, names: list[str]) -> Parameters:
-    return {k: v.astype("float32") for k, v in zip(sorted(names), parameters_to_ndarrays(tensors), strict=True)}
+class _Client(NumPyClient):
+    """A site."""
+
+    def __init__(self, site: Site, study: Study):
+        self.site, self.study = site, study
+
+    def fit(self, parameters, config):  # noqa: ANN001, ANN201
+        """A round. No metrics go with the update: they would not be masked."""
+        p = _named(parameters, config["names"].split(","))
+        trained, slides, _ = task.train_round(self.site, self.study, p, config["round"])
+        return _ordered(trained), slides, {}
+
+    def evaluate(self, parameters, config):  # noqa: ANN001, ANN201
+        """The global model on the split `val`."""
+        slides, metrics = task.validate(self.site, self.study, _named(parameters, config["names"].split(",")))
+        return metrics.get("loss", 0.0), slides, {"site": self.site.name, **metrics}
 
 
-def fit_instructions(message: Message) -> tuple[int, Parameters]:
-    """The round, from 1, and the global model."""
-    instructions = compat.recorddict_to_fitins(message.content, keep_input=True)
-    names = str(instructions.config["names"]).split(",")
-    return int(instructions.config["round"]), _named(instructions.parameters, names)
-
-
-def fit_result(message: Message, trained: Parameters, slides: int) -> Message:
-    """The update, which `secaggplus_mod` masks. No metrics: they would not be masked."""
-    result = FitRes(_OK, _tensors(trained), slides, {})
-    return Message(compat.fitres_to_recorddict(result, keep_input=False), reply_to=message)
-
-
-def evaluate_instructions(message: Message) -> Parameters:
-    """The global model."""
-    instructions = compat.recorddict_to_evaluateins(message.content, keep_input=True)
-    return _named(instructions.parameters, str(instructions.config["names"]).split(","))
-
-
-def evaluate_result(message: Message, site: str, slides: int, metrics: dict[str, float]) -> Message:
-    """The site's metrics."""
-    result = EvaluateRes(_OK, metrics.get("loss", 0.0), slides, {"site": site, **metrics})
-    return Message(compat.evaluateres_to_recorddict(result), reply_to=message)
+def client(find: Callable[[Context], Site]) -> ClientApp:
+    """The site's side of `rounds`, for messages of the older form."""
+    return ClientApp(lambda context: _Client(find(context), Study.of(context.run_config)).to_client())
 
 
 def rounds(
@@ -67,7 +59,6 @@ def rounds(
     initial: Parameters,
     slides: int,
     on_round: Callable[[int, Parameters], None],
-    on_metrics: Callable[[int, str, int, dict], None],
 ) -> None:
     """All rounds of a study with SecAgg+. `slides` is a bound on a site's number of them."""
     names = list(initial)
@@ -82,20 +73,22 @@ def rounds(
             tensors, metrics = super().aggregate_fit(server_round, results, failures)
             if failures or tensors is None:
                 raise RuntimeError(f"round {server_round}: {len(failures)} sites failed: {failures[:1]}")
-            on_round(server_round, _named(tensors, names))
+            on_round(server_round, _named(parameters_to_ndarrays(tensors), names))
             return tensors, metrics
 
         def aggregate_evaluate(self, server_round, results, failures):  # noqa: ANN001, ANN201
+            if failures:
+                raise RuntimeError(f"round {server_round}: {len(failures)} sites failed: {failures[0]}")
             for _, result in results:
                 metrics = dict(result.metrics)
-                on_metrics(server_round, str(metrics.pop("site")), result.num_examples, metrics)
-            return super().aggregate_evaluate(server_round, results, failures)
+                task.tell(server_round, str(metrics.pop("site")), result.num_examples, metrics)
+            return None, {}
 
     strategy = Strategy(
         min_fit_clients=study.sites,
         min_evaluate_clients=study.sites,
         min_available_clients=study.sites,
-        initial_parameters=_tensors(initial),
+        initial_parameters=ndarrays_to_parameters(_ordered(initial)),
         on_fit_config_fn=fit_config,
         on_evaluate_config_fn=fit_config,
     )
@@ -105,5 +98,3 @@ def rounds(
         num_shares=study.sites, reconstruction_threshold=study.sites - 1, max_weight=float(slides)
     )
     DefaultWorkflow(fit_workflow=secure)(grid, legacy)
-    if sorted(legacy.history.losses_distributed)[-1:] == []:
-        print("no site has slides of the split val", flush=True)

@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
 
     if study.secure_aggregation:
         slides = max(entry["slides"] for entry in entries)
-        legacy.rounds(grid, context, study, initial, slides, on_round, task.tell)
+        legacy.rounds(grid, context, study, initial, slides, on_round)
         return
     strategy = _AllSites(
         min_train_nodes=study.sites, min_evaluate_nodes=study.sites, min_available_nodes=study.sites
