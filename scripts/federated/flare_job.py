@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -25,6 +25,14 @@ from nvflare.job_config.script_runner import FrameworkType, ScriptRunner  # noqa
 
 from fedmil.flare.server import SiteFedAvg  # noqa: E402
 from fedmil.task import Study  # noqa: E402
+from processes import Processes  # noqa: E402
+
+# Whatever hangs is stopped then.
+SECONDS = 300
+# FLARE's simulator picks a port for each site's process and frees it again for the process to take: another program may be
+# faster, and then the simulator waits for ever. It says so before.
+PORT_TAKEN = "Communication error with client"
+TRIALS = 3
 
 
 def build(study: Study, sites_folder: str | None = None) -> FedJob:
@@ -42,6 +50,33 @@ def build(study: Study, sites_folder: str | None = None) -> FedJob:
     return job
 
 
+def simulate(study: Study, sites: Path, output: Path) -> int:
+    """Runs the study here; returns the exit code: 0, or 3 where there is no model in the end."""
+    names = sorted(path.parent.name for path in sites.glob("*/site.toml"))
+    shutil.rmtree(output, ignore_errors=True)
+    build(study, str(sites)).export_job(str(output / "job"))
+    # What the command `nvflare simulator` runs; the command itself needs a package without a wheel.
+    simulator = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", output / "job/fedmil"]
+    for trial in range(TRIALS):
+        workspace, log = output / f"workspace-{trial}", f"simulation-{trial}"
+        words = ["-w", workspace, "-c", ",".join(names), "-n", len(names), "-t", len(names)]
+        with Processes(output, SECONDS) as local:
+            process = local.start(log, [*simulator, *words])
+            while process.poll() is None and PORT_TAKEN not in local.log(log):
+                local.left()
+                time.sleep(0.2)
+            print(local.log(log), flush=True)
+            if process.poll() is not None:
+                break
+        print("FLARE's simulator could not reach one of its own processes: once more", flush=True)
+    model = workspace / "server/simulate_job/global-model.safetensors"
+    if not model.exists():
+        # The simulator ends with 0 also where the server stopped the study.
+        return 3
+    shutil.copy(model, output)
+    return 0
+
+
 def main() -> None:
     """Reads the words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,18 +92,7 @@ def main() -> None:
         folder = str(args.write.resolve())
         build(study, args.sites_folder and str(args.sites_folder.resolve())).export_job(folder)
         return
-    sites, output = args.simulate.resolve(), args.output.resolve()
-    names = sorted(p.parent.name for p in sites.glob("*/site.toml"))
-    with tempfile.TemporaryDirectory() as workspace:
-        code = build(study, str(sites)).simulator_run(workspace, clients=names, threads=len(names))
-        model = Path(workspace) / "server/simulate_job/global-model.safetensors"
-        if code == 0 and not model.exists():
-            # The simulator ends with 0 also where the server stopped the study.
-            code = 3
-        if code == 0:
-            output.mkdir(parents=True, exist_ok=True)
-            shutil.copy(model, output)
-    sys.exit(code)
+    sys.exit(simulate(study, args.simulate.resolve(), args.output.resolve()))
 
 
 if __name__ == "__main__":

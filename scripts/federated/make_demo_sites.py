@@ -9,7 +9,7 @@ mostly one of the three (its case mix), has a colour of its own (its scanner and
 slides. The held-back slides have all lesions, all colours, and as many positive as negative. FOLDER/<site>/ then holds
 slides/, labels.csv, site.toml, and paraffin's OUT; the held-back ones are in FOLDER/held-back/, without a site.toml.
 
-With --other-contract the last site is embedded once more, with other tiles, to FOLDER/other/<site>.
+With --other-contract the last site is embedded once more, resampled in another way, to FOLDER/other/<site>.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def main() -> None:
         folder = args.folder / "other" / name
         folder.mkdir(parents=True)
         here = args.folder / name
-        embed(args.paraffin, here, folder / "OUT", "--target-mpp", "1.0")
+        embed(args.paraffin, here, folder / "OUT", "--resample", "lanczos")
         (folder / "site.toml").write_text(f'site = "{name}"\nout = "OUT"\nlabels = "{(here / "labels.csv").resolve()}"\n')
 
 
