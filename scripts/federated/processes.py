@@ -48,6 +48,8 @@ class Processes:
         }
 
     def __enter__(self) -> "Processes":
+        # A polite end of this process ends the others as well.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return self
 
     def __exit__(self, *_: object) -> None:

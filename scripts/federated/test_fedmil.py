@@ -286,10 +286,10 @@ class Preflight(Scratch):
 
     def test_yes_and_no(self) -> None:
         """Two manifests are handed over, in folders of the sites' names; a finding is told with field and sites."""
-        self.stand_in('[ "$1 $2" = "compat --json" ] && [ -f "$3/site-manifest.json" ] && [ "${4##*/}" = b ] || exit 9\n'
+        self.stand_in(f'[ "$*" = "compat --json --artefact {FEATURES} a b" ] && [ -f a/site-manifest.json ] || exit 9\n'
                       'echo \'{"compatible": true, "findings": []}\'')  # fmt: skip
         self.assertEqual(len(self.admit(self.manifests())), 2)
-        finding = {"severity": "error", "artefact": "x", "field": "grid.resample", "sites": ["b"], "what": "lanczos"}
+        finding = {"severity": "refuse", "artefact": "x", "field": "grid.resample", "sites": ["b"], "what": "lanczos"}
         self.stand_in(f"echo '{json.dumps({'compatible': False, 'findings': [finding]})}'; exit 3")
         with self.assertRaisesRegex(preflight.Refused, "no training: x: grid.resample.*b.*lanczos"):
             self.admit(self.manifests())

@@ -48,24 +48,26 @@ def program() -> str:
             f"the server needs paraffin to compare the sites' manifests, and {named!r} is not there: install it, put it on "
             "the PATH, or name it in the environment's PARAFFIN"
         )
-    return found
+    # It runs in another folder.
+    return os.path.abspath(found)
 
 
-def preflight(manifests: dict[str, str]) -> tuple[bool, list[Finding]]:
-    """What `paraffin compat` says of manifests by site name: may they be trained on together, and its findings.
+def preflight(manifests: dict[str, str], features: str) -> tuple[bool, list[Finding]]:
+    """What `paraffin compat` says of manifests by site name: may `features` be trained on together, and its findings.
 
     Raises Refused where it cannot be asked.
     """
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for site, text in sorted(manifests.items()):
+        # It calls a site what its folder is called.
+        for site, text in manifests.items():
             path = Path(folder) / site / "site-manifest.json"
             path.parent.mkdir()
             path.write_text(text)
-            paths.append(str(path.parent))
-        command = [program(), "compat", "--json", *paths]
+        command = [program(), "compat", "--json", "--artefact", features, *sorted(manifests)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPAT_SECONDS, check=False)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=COMPAT_SECONDS, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Refused(f"paraffin compat did not run: {error}") from None
     try:
@@ -115,11 +117,11 @@ def admit(study: Study, manifests: dict[str, str], objections: dict[str, str]) -
         except bags.SiteError as error:
             reasons.append(f"{site}: {error}")
     if not reasons:
-        compatible, findings = preflight(manifests)
+        compatible, findings = preflight(manifests, study.features)
         for finding in findings:
             print(f"preflight: {finding.severity}: {finding}", flush=True)
         if not compatible:
-            reasons = [f"{f}" for f in findings if f.severity == "error"] or [f"{f}" for f in findings]
+            reasons = [str(f) for f in findings if f.severity == "refuse"]
     if reasons:
         raise Refused("no training: " + "; ".join(reasons))
     print(f"preflight: {len(entries)} sites fit together, contract {entries[0]['contract_sha256'][:12]}", flush=True)
