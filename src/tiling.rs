@@ -146,6 +146,12 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
+    /// Tiles of the whole grid, tissue or not.
+    #[must_use]
+    pub fn positions(&self, level0: (u32, u32)) -> u64 {
+        positions(level0, self.step_level0)
+    }
+
     /// Chooses level, scale and footprint for a slide of `mpp` µm per level-0 pixel.
     ///
     /// # Errors
@@ -235,6 +241,13 @@ impl ReadPlan {
         let crop = Crop { left: left - x0, top: top - y0, width: side, height: side };
         (region(x0, y0, (left + side).ceil(), (top + side).ceil()), crop)
     }
+}
+
+/// Tiles of a whole grid whose neighbours are `step_level0` level-0 pixels apart, on a slide of this width and height.
+#[must_use]
+pub fn positions((width, height): (u32, u32), step_level0: u32) -> u64 {
+    let along = |side: u32| u64::from(side.div_ceil(step_level0));
+    along(width) * along(height)
 }
 
 /// Upper left corners, in level-0 pixels, of all grid tiles that touch a slide of this size and that `keep` wants, row by

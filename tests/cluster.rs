@@ -246,3 +246,73 @@ fn a_run_stops_after_as_many_failures_as_it_was_told() {
     let said = run_to(4, &bench.words(&out, &["--max-failures", "7"]));
     assert!(said.contains("2 slides done, 6 failed"), "{said}");
 }
+
+#[test]
+fn a_plan_is_divided_by_cost_and_its_shares_make_the_whole() {
+    let bench = Bench::new(14);
+    fs::copy(real_slide(), bench.slides.join("large.svs")).expect("copies");
+    fs::write(bench.slides.join("bad.svs"), "no slide").expect("writes");
+    let (quiet, out) = (bench.out("quiet"), bench.out("out"));
+    run_to(4, &bench.words(&quiet, &[]));
+    let plan = ["plan", text(&bench.slides), "-o", text(&out), "--encoder", text(&bench.encoder), "--tissue", "none"];
+    let said = run_to(0, &[&plan[..], &["--no-probe"]].concat());
+    assert!(said.contains("1 will fail as it is now:") && said.contains("bad  not-a-slide"), "{said}");
+    let file = out.join("plan.jsonl");
+    let written = fs::read_to_string(&file).expect("a plan");
+    assert!(!written.contains(text(&bench.slides)), "no paths: {written}");
+    let lines: Vec<serde_json::Value> = written.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!((lines.len(), &lines[0]["slides"], &lines[0]["failing"]), (17, &16.into(), &1.into()));
+
+    let embed = |share: &str| {
+        let words =
+            ["embed", "--plan", text(&file), "--shard", share, "-o", text(&out), "--encoder", text(&bench.encoder)];
+        paraffin(&words).args(["--tissue", "none"]).output().expect("starts")
+    };
+    let outputs: Vec<Output> = (0..3).map(|i| embed(&format!("{i}/3"))).collect();
+    let all: Vec<Vec<String>> = outputs.iter().map(done).collect();
+    // The large slide has 432 of about 600 tiles: its share has nothing else.
+    assert!(all.contains(&vec!["large".to_string()]), "{all:?}");
+    assert_eq!(outputs.iter().filter(|o| o.status.code() == Some(4)).count(), 1, "the share with the bad slide");
+    let mut ids = all.concat();
+    ids.sort();
+    assert_eq!(ids.len(), 15);
+    ids.dedup();
+    assert_eq!(ids.len(), 15);
+    fs::remove_file(&file).expect("removes");
+    assert_same(&out, &quiet);
+
+    // The estimate of what was planned exactly is exact.
+    for line in lines.iter().skip(1).filter(|l| l["id"] != "bad") {
+        let id = line["id"].as_str().expect("an id");
+        let record = out.join(format!("20x_128px_0px_overlap/records/patches/{id}.json"));
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record).expect("done")).expect("JSON");
+        assert_eq!(line["tiles"], record["tiles"]["planned"], "{id}");
+    }
+    // A plan is never changed.
+    fs::write(&file, &written).expect("as it was");
+    let said = run_to(0, &[&plan[..], &["--no-probe"]].concat());
+    assert!(said.contains("the same plan is there already"), "{said}");
+    fs::remove_file(bench.slides.join("bad.svs")).expect("removes");
+    let said = run_to(2, &[&plan[..], &["--no-probe"]].concat());
+    assert!(said.contains("another plan is there"), "{said}");
+    assert_eq!(fs::read_to_string(&file).expect("there"), written);
+}
+
+#[test]
+fn shares_without_a_plan_make_the_whole_too() {
+    let bench = Bench::new(9);
+    let out = bench.out("out");
+    let mut all = Vec::new();
+    for i in 0..2 {
+        let words = bench.words(&out, &["--shard", "k8s", "--no-overviews"]);
+        let mut command = paraffin(&words);
+        let command = command.env("JOB_COMPLETION_INDEX", i.to_string()).env("PARAFFIN_SHARD_COUNT", "2");
+        let output = command.output().expect("starts");
+        assert_eq!(output.status.code(), Some(0));
+        let ids = done(&output);
+        assert!(!ids.is_empty() && ids.len() < 9, "{ids:?}");
+        all.extend(ids);
+    }
+    all.sort();
+    assert_eq!(all, (0..9).map(|i| format!("s{i:02}")).collect::<Vec<_>>());
+}

@@ -48,7 +48,10 @@ fn three_sites_train_together() {
         let each: Vec<_> = alone.iter().map(|(name, site)| format!("{name} {:.3}", number(&site[metric]))).collect();
         for engine in ["flare", "flower"] {
             let together = number(&found[engine]["metrics"][metric]);
-            println!("{metric} on {} held-back slides: {engine} {together:.3}, alone {mean:.3} ({each:?})", found["held_back"]);
+            println!(
+                "{metric} on {} held-back slides: {engine} {together:.3}, alone {mean:.3} ({each:?})",
+                found["held_back"]
+            );
             assert!(together > mean, "{engine}: {metric}");
         }
     }

@@ -17,6 +17,7 @@ use crate::features::Precision;
 use crate::icc::IccMode;
 use crate::job::SlideLevel;
 use crate::job::lease::TIMEOUT_SECONDS;
+use crate::job::shard::{Shard, ShardWord};
 use crate::pipeline::prepare::PrepareOptions;
 use crate::resample::Filter;
 use crate::slide::mpp::{MppOverride, MppSource};
@@ -57,11 +58,13 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Slides to features: find tissue, cut tiles at a physical resolution, embed them, write one HDF5 file per slide
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, mut_arg("slides", unless_planned))]
     Embed(EmbedArgs),
     /// Tissue and tile coordinates only, in TRIDENT's `patches` files
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, mut_arg("slides", unless_planned))]
     Tiles(TilesArgs),
+    /// What a run over slides will take, and a plan that workers divide: only headers are opened
+    Plan(PlanArgs),
     /// What a slide is: format, levels, resolution and its source, which identifying fields it carries
     Info(InfoArgs),
     /// Check every file in OUT against its record
@@ -104,6 +107,11 @@ pub enum Command {
     /// Reads slides through OpenSlide for a parent paraffin
     #[command(name = "__openslide-worker", hide = true)]
     OpenslideWorker,
+}
+
+/// Slides need not be given to a worker that has a plan.
+fn unless_planned(slides: clap::Arg) -> clap::Arg {
+    slides.required_unless_present_any(["slide_list", "plan"])
 }
 
 /// `encoders` subcommands.
@@ -301,12 +309,50 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Threads to use: what was asked for, what Slurm gives the task, or the cores there are.
+    /// Threads to use.
     #[must_use]
     pub fn threads(&self) -> usize {
-        let slurm = || std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok());
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.or_else(slurm).unwrap_or_else(cores).clamp(1, 512)
+        threads(self.threads)
+    }
+}
+
+/// Threads to use: what was asked for, what Slurm gives the task, or the cores there are.
+#[must_use]
+pub fn threads(asked: Option<usize>) -> usize {
+    let slurm = || std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.or_else(slurm).unwrap_or_else(cores).clamp(1, 512)
+}
+
+/// A worker's share of the slides.
+#[derive(Args)]
+pub struct ShardArgs {
+    /// Slides of a plan that 'paraffin plan' wrote, with the same OUT
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["slides", "slide_list", "mpp", "allow_objective_mpp"], help_heading = "Workers")]
+    pub plan: Option<PathBuf>,
+    /// Only the share i of n (i from 0), of even cost where there is a plan; k8s: i from JOB_COMPLETION_INDEX; awsbatch: both from
+    /// AWS_BATCH_JOB_ARRAY_INDEX and _SIZE. Without it workers share by leases
+    #[arg(long, value_name = "i/n|k8s|awsbatch", help_heading = "Workers")]
+    pub shard: Option<ShardWord>,
+    /// The n of --shard k8s
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PARAFFIN_SHARD_COUNT",
+        hide_env_values = true,
+        requires = "shard",
+        help_heading = "Workers"
+    )]
+    pub shard_count: Option<usize>,
+}
+
+impl ShardArgs {
+    /// The share.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the scheduler's variables are not set.
+    pub fn shard(&self) -> Result<Option<Shard>> {
+        self.shard.map(|word| word.resolve(self.shard_count, |name| std::env::var(name).ok())).transpose()
     }
 }
 
@@ -329,6 +375,9 @@ pub struct EmbedArgs {
     /// Which slides.
     #[command(flatten)]
     pub slides: SlideArgs,
+    /// The share.
+    #[command(flatten)]
+    pub share: ShardArgs,
     /// The run.
     #[command(flatten)]
     pub run: RunArgs,
@@ -417,6 +466,9 @@ pub struct TilesArgs {
     /// Which slides.
     #[command(flatten)]
     pub slides: SlideArgs,
+    /// The share.
+    #[command(flatten)]
+    pub share: ShardArgs,
     /// The run.
     #[command(flatten)]
     pub run: RunArgs,
@@ -426,6 +478,44 @@ pub struct TilesArgs {
     /// What a tile is.
     #[command(flatten)]
     pub tiles: TileArgs,
+}
+
+/// `paraffin plan`.
+#[derive(Args)]
+pub struct PlanArgs {
+    /// Which slides.
+    #[command(flatten)]
+    pub slides: SlideArgs,
+    /// Directory of the results to come; made if it does not exist, with the slides' ids
+    #[arg(short, long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// The plan [default: OUT/plan.jsonl]; written once and never changed
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Encoder that will run: its tile and resolution are the defaults, its speed is measured
+    #[arg(long, value_name = "ID|FILE.onnx|DIR", visible_alias = "patch-encoder", default_value = DEFAULT_ID, help_heading = "Encoder")]
+    pub encoder: String,
+    /// Do not measure the encoder's speed here
+    #[arg(long, help_heading = "Encoder")]
+    pub no_probe: bool,
+    /// Where the encoder will compute: cpu, cuda, cuda:N, several cards as cuda:0,1; tensorrt likewise
+    #[arg(long, value_name = "DEVICE", conflicts_with = "no_probe", help_heading = "Encoder")]
+    pub device: Option<Devices>,
+    /// Threads for opening slides and for the measurement [default: all cores]
+    #[arg(long, value_name = "N", help_heading = "Encoder")]
+    pub threads: Option<usize>,
+    /// Features on disk: f32-m10, f32, f16
+    #[arg(long, default_value_t = Precision::default(), value_name = "KIND", help_heading = "Encoder")]
+    pub precision: Precision,
+    /// What a tile is.
+    #[command(flatten)]
+    pub tiles: TileArgs,
+    /// How slides are named.
+    #[command(flatten)]
+    pub ids: IdsArgs,
 }
 
 /// `paraffin info`.

@@ -36,7 +36,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             device: devices.to_string(),
         },
     )?;
-    let (session, job) = match Session::start(&args.slides, &args.run, job)? {
+    let (session, job) = match Session::start(&args.slides, &args.share, &args.run, job)? {
         Start::Go(session, job) => (session, job),
         Start::Done(code) => return Ok(code),
     };

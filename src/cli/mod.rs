@@ -22,6 +22,7 @@ mod hidden;
 mod ids;
 mod info;
 mod manifest;
+mod plan;
 mod progress;
 mod report;
 mod session;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Embed(args) => embed::run(args),
         Command::Tiles(args) => tiles::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
         Command::Audit(args) => audit::run(args),

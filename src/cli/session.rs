@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use super::args::{RunArgs, SlideArgs};
+use super::args::{RunArgs, ShardArgs, SlideArgs};
 use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
 use crate::job::ids::naming::{IdMode, Naming};
 use crate::job::lease::{Leases, WorkerState};
+use crate::job::plan::Plan;
 use crate::job::queue::Queue;
+use crate::job::shard::Shard;
 use crate::job::summary::{self, Failure, plural};
 use crate::job::{Job, ids};
 use crate::pipeline::Outcome;
@@ -100,7 +102,7 @@ impl Running<'_> {
             self.queue.lost(spec);
             return;
         }
-        let message = told(error, spec, self.naming.mode);
+        let message = told(error, &spec.path, self.naming.mode);
         // Encrypting fails only where the system has no random numbers; then the path is not kept.
         let path = Kept::new(spec.path.to_string_lossy().into_owned(), self.naming.recipient.as_ref());
         let note = FailureNote {
@@ -126,17 +128,24 @@ impl Session {
     ///
     /// # Errors
     /// What keeps the run from starting.
-    pub fn start(slides: &SlideArgs, run: &RunArgs, job: Job) -> Result<Start> {
+    pub fn start(slides: &SlideArgs, share: &ShardArgs, run: &RunArgs, job: Job) -> Result<Start> {
         let started = Instant::now();
         let naming = run.ids.naming()?;
         // Before anything is said: with the wrong --ids it would be said with names.
         naming.check(&run.out)?;
-        let found = discover(&slides.slides, slides.slide_list.as_deref(), slides.mpp(), naming.mode)?;
+        let shard = share.shard()?;
+        let (found, planned) = match &share.plan {
+            Some(file) => planned(file, &run.out, shard)?,
+            None => {
+                let found = discover(&slides.slides, slides.slide_list.as_deref(), slides.mpp(), naming.mode)?;
+                (found, None)
+            }
+        };
         let quiet = run.progress == super::args::ProgressKind::None;
         if !quiet {
             eprintln!("{}", found_line(&found, naming.mode));
         }
-        if found.slides.is_empty() {
+        if found.slides.is_empty() && share.plan.is_none() {
             return Err(Error::Usage("no slides found".into()));
         }
         if matches!(job.options().tissue, TissueMethod::MaskFile(_)) && found.slides.len() > 1 {
@@ -147,6 +156,21 @@ impl Session {
         let ids = ids::assign(&run.out, &found.slides, &naming, &|id| job.invalidate(id))?;
         let all = found.slides.iter().zip(ids);
         let mut slides: Vec<_> = all.map(|(s, id)| SlideSpec { path: s.path.clone(), id, mpp: s.mpp }).collect();
+        if let Some(planned) = planned {
+            check_ids(&slides, &planned)?;
+            if let Some(shard) = shard.filter(|_| !quiet) {
+                eprintln!("share {shard} of the plan");
+            }
+        } else if let Some(shard) = shard {
+            let all = slides.len();
+            slides.retain(|s| shard.has(&s.id));
+            if !quiet {
+                eprintln!(
+                    "share {shard}: {} of them",
+                    if slides.len() == all { "all".into() } else { slides.len().to_string() }
+                );
+            }
+        }
         let failed_before = job.failures().all()?;
         if run.retry_failed || run.skip_failed {
             slides.retain(|s| failed_before.contains_key(&s.id) == run.retry_failed);
@@ -306,6 +330,28 @@ impl Session {
     }
 }
 
+/// The slides of a plan, or of a share of it, and the ids that it gives them.
+fn planned(file: &Path, out: &Path, shard: Option<Shard>) -> Result<(Discovery, Option<Vec<String>>)> {
+    let (plan, slides) = Plan::read(file, out)?;
+    let costs: Vec<(&str, u64)> = plan.slides.iter().map(|s| (s.id.as_str(), s.cost)).collect();
+    let mine = shard.map_or_else(|| (0..slides.len()).collect(), |shard| shard.of_costs(&costs));
+    let ids = mine.iter().map(|&i| plan.slides[i].id.clone()).collect();
+    let slides = mine.iter().map(|&i| slides[i].clone()).collect();
+    Ok((Discovery { slides, skipped: BTreeMap::new() }, Some(ids)))
+}
+
+/// That slides still go by the ids of their plan.
+fn check_ids(slides: &[SlideSpec], planned: &[String]) -> Result<()> {
+    let differ = slides.iter().zip(planned).find(|(slide, id)| slide.id != **id);
+    match differ {
+        None => Ok(()),
+        Some((slide, id)) => Err(Error::Usage(format!(
+            "the plan is out of date: the slide that it calls {id} would be {} now; make a new plan",
+            slide.id
+        ))),
+    }
+}
+
 /// Gives rayon's pool so many threads, or as many as there are cores.
 pub(super) fn use_threads(threads: Option<usize>) {
     // 0 stands for the cores; fails only if somebody made the pool before.
@@ -313,12 +359,12 @@ pub(super) fn use_threads(threads: Option<usize>) {
 }
 
 /// A slide's failure as it is told. Readers leave the slide's name out; where names are hidden, nothing is left to chance.
-fn told(error: &Error, spec: &SlideSpec, ids: IdMode) -> String {
+pub fn told(error: &Error, slide: &Path, ids: IdMode) -> String {
     match error {
         _ if !ids.hides_names() => error.to_string(),
         // Words that nobody wrote for a user to read: they may quote what was being read.
         Error::Internal(_) => "an internal failure; run it alone with --ids keep to another OUT to see which".into(),
-        _ => redact::message(&error.to_string(), Some(&spec.path)),
+        _ => redact::message(&error.to_string(), Some(slide)),
     }
 }
 
@@ -334,7 +380,8 @@ fn place(grid_dir: &Path, ids: IdMode) -> String {
 const PLAIN_ENDINGS: &[&str] =
     &["", "csv", "dat", "ini", "jpeg", "jpg", "json", "md", "pdf", "png", "txt", "xml", "zip"];
 
-fn found_line(found: &Discovery, ids: IdMode) -> String {
+/// What was found, in a line.
+pub fn found_line(found: &Discovery, ids: IdMode) -> String {
     let list = |kinds: BTreeMap<String, usize>| {
         let mut told: BTreeMap<&str, usize> = BTreeMap::new();
         for (kind, n) in &kinds {

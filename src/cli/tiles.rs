@@ -34,7 +34,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
             device: "cpu".into(),
         },
     )?;
-    let (session, job) = match Session::start(&args.slides, &args.run, job)? {
+    let (session, job) = match Session::start(&args.slides, &args.share, &args.run, job)? {
         Start::Go(session, job) => (session, job),
         Start::Done(code) => return Ok(code),
     };

@@ -85,8 +85,11 @@ fn on_processor(encoder: &Available, threads: usize, batch: usize, tell: &Tell) 
     Ok(if joined { one } else { many })
 }
 
-/// Tiles a second of encoders that compute side by side.
-fn rate(crew: &mut [Box<dyn Encoder>], tiles: &[u8], batch: usize) -> Result<f64> {
+/// Tiles a second of encoders that compute side by side: a batch each, measured once, and again where that was short.
+///
+/// # Errors
+/// As [`Encoder::embed`].
+pub fn rate(crew: &mut [Box<dyn Encoder>], tiles: &[u8], batch: usize) -> Result<f64> {
     let mut once = || {
         let start = Instant::now();
         std::thread::scope(|scope| {

@@ -4,7 +4,9 @@
 pub mod discover;
 pub mod ids;
 pub mod lease;
+pub mod plan;
 pub mod queue;
+pub mod shard;
 pub mod summary;
 mod vectors;
 
