@@ -316,3 +316,107 @@ fn shares_without_a_plan_make_the_whole_too() {
     all.sort();
     assert_eq!(all, (0..9).map(|i| format!("s{i:02}")).collect::<Vec<_>>());
 }
+
+#[test]
+fn events_are_as_documented_and_metrics_count() {
+    let bench = Bench::new(3);
+    fs::write(bench.slides.join("bad.svs"), "no slide").expect("writes");
+    let (out, metrics) = (bench.out("out"), bench.out("paraffin.prom"));
+    let output =
+        paraffin(&bench.words(&out, &["--log-format", "json", "--metrics", text(&metrics), "--slide-pooling", "mean"]))
+            .output()
+            .expect("starts");
+    assert_eq!(output.status.code(), Some(4));
+    assert!(output.stdout.is_empty());
+    let again = paraffin(&bench.words(&out, &["--log-format", "json", "--min-tissue-fraction", "0.5"]))
+        .output()
+        .expect("starts");
+    let missing =
+        paraffin(&["embed", "/nowhere/Mrs X.svs", "-o", text(&out), "--log-format", "json"]).output().expect("starts");
+    let documented = fs::read_to_string(root().join("docs/log-events.md")).expect("the documentation");
+    let rows: BTreeMap<&str, &str> = documented
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `")?.split_once("` | "))
+        .map(|(event, rest)| (event, rest.split(" | ").next().expect("fields")))
+        .collect();
+    let mut seen = BTreeMap::new();
+    for output in [&output, &again, &missing] {
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            assert!(!line.contains("/nowhere") && !line.contains(text(&bench.slides)), "{line}");
+            let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            let event = event.as_object().expect("an object");
+            assert!(event["time"].as_f64() > Some(1.7e9));
+            let name = event["event"].as_str().expect("a name").to_string();
+            let fields = rows.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not documented"));
+            for field in event.keys().filter(|f| !["time", "event"].contains(&f.as_str())) {
+                assert!(fields.contains(&format!("`{field}`")), "{name} has {field}, which is not documented");
+            }
+            *seen.entry(name).or_insert(0) += 1;
+        }
+    }
+    let expected = [
+        ("error", 2),
+        ("note", 1),
+        ("run-ended", 1),
+        ("run-started", 1),
+        ("slide-done", 3),
+        ("slide-failed", 1),
+        ("slide-vectors", 1),
+    ];
+    assert_eq!(seen, expected.map(|(name, n)| (name.to_string(), n)).into());
+    assert_eq!((again.status.code(), missing.status.code()), (Some(3), Some(2)));
+
+    let metrics = fs::read_to_string(metrics).expect("written");
+    let labels = "{grid=\"20x_128px_0px_overlap\",artefact=\"features_tiny\"}";
+    for (name, value) in [("slides_done_total", 3), ("slides_failed_total", 1), ("slides", 4), ("running", 0)] {
+        assert!(metrics.contains(&format!("\nparaffin_{name}{labels} {value}\n")), "{name}: {metrics}");
+    }
+}
+
+#[test]
+fn status_tells_what_workers_do_and_merge_makes_one_table() {
+    let bench = Bench::new(4);
+    fs::write(bench.slides.join("bad.svs"), "no slide").expect("writes");
+    let out = bench.out("out");
+    run_to(4, &bench.words(&out, &["--overlap-px", "64"]));
+    fs::copy(real_slide(), bench.slides.join("large.svs")).expect("copies");
+    let mut worker = bench.start(&out, &["--overlap-px", "64", "--skip-failed"]);
+    until(&mut worker, || !leases(&out).is_empty());
+    signal(&worker, libc::SIGSTOP);
+    let status: serde_json::Value = serde_json::from_str(&run_to(0, &["status", text(&out), "--json"])).expect("JSON");
+    assert_eq!(status["slides"], 6);
+    let artefact = &status["artefacts"][0];
+    assert_eq!(
+        (&artefact["artefact"], &artefact["done"], &artefact["in_work"], &artefact["failed"]),
+        (&"features_tiny".into(), &4.into(), &1.into(), &serde_json::json!({ "not-a-slide": 1 }))
+    );
+    assert_eq!((status["workers"].as_array().map(Vec::len), &status["workers"][0]["ended"]), (Some(1), &false.into()));
+    assert_eq!(status["workers"][0]["state"]["slides"], 1);
+    worker.kill().expect("kills");
+    worker.wait().expect("ends");
+    let said = run_to(0, &["status", text(&out), "--watch"]);
+    assert!(said.contains("has ended; its slides are free"), "{said}");
+    run_to(0, &bench.words(&out, &["--overlap-px", "64", "--skip-failed"]));
+    assert!(run_to(0, &["status", text(&out)]).contains("no worker is at it"));
+
+    let manifest = fs::read(out.join("site-manifest.json")).expect("a manifest");
+    fs::remove_file(out.join("site-manifest.json")).expect("removes");
+    let table = bench.out("table.csv");
+    let said = run_to(0, &["merge", text(&out), "-o", text(&table)]);
+    assert!(said.contains("10 records, 1 failed"), "{said}");
+    assert_eq!(fs::read(out.join("site-manifest.json")).expect("made anew"), manifest);
+    let mut rows = csv::Reader::from_path(&table).expect("a table");
+    let rows: Vec<BTreeMap<String, String>> = rows.deserialize().map(|r| r.expect("a row")).collect();
+    assert_eq!(rows.len(), 11);
+    for row in rows.iter().filter(|r| r["state"] == "done") {
+        let record = out.join(&row["grid"]).join("records").join(&row["artefact"]).join(format!("{}.json", row["id"]));
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record).expect("there")).expect("JSON");
+        assert_eq!(row["tiles"], record["tiles"]["written"].to_string());
+        assert_eq!(row["format"], record["slide"]["format"]);
+        assert_eq!(row["sha256"], record["files"][0]["sha256"]);
+        assert_eq!(row["mpp"].parse::<f64>().ok(), record["slide"]["mpp_x"].as_f64(), "equal in both directions here");
+    }
+    let failed: Vec<_> = rows.iter().filter(|r| r["state"] == "failed").collect();
+    assert!(failed.len() == 1 && failed[0]["id"] == "bad" && failed[0]["warnings"].starts_with("not-a-slide: "));
+    assert!(!fs::read_to_string(&table).expect("a table").contains(text(&bench.slides)));
+}

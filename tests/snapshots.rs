@@ -60,9 +60,10 @@ fn encoders_are_listed_with_what_everyone_must_know() {
 
 #[test]
 fn help_texts() {
-    for command in
-        ["embed", "tiles", "info", "verify", "export", "heatmap", "report", "view", "manifest", "compat", "encoders"]
-    {
+    for command in [
+        "embed", "tiles", "plan", "status", "merge", "info", "verify", "audit", "ids", "export", "heatmap", "report",
+        "view", "manifest", "compat", "encoders",
+    ] {
         insta::assert_snapshot!(format!("help_{command}"), says(&[command, "--help"]));
     }
     insta::assert_snapshot!("help", says(&["--help"]));

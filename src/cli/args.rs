@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::audit::AuditArgs;
 use super::ids::{IdsArgs, TableArgs};
+use super::log::LogFormat;
 use crate::encoder::card::{Card, Compute};
 use crate::encoder::device::{Device, Devices};
 use crate::encoder::registry::DEFAULT_ID;
@@ -65,6 +66,10 @@ pub enum Command {
     Tiles(TilesArgs),
     /// What a run over slides will take, and a plan that workers divide: only headers are opened
     Plan(PlanArgs),
+    /// How far the workers of an OUT are: slides done, in work and failed, rates, time left
+    Status(StatusArgs),
+    /// One table of all slides in OUT, and its manifest brought up to date
+    Merge(MergeArgs),
     /// What a slide is: format, levels, resolution and its source, which identifying fields it carries
     Info(InfoArgs),
     /// Check every file in OUT against its record
@@ -306,9 +311,21 @@ pub struct RunArgs {
     /// How slides are named.
     #[command(flatten)]
     pub ids: IdsArgs,
+    /// Standard error: lines for people, or one JSON object an event, with ids and without paths (docs/log-events.md)
+    #[arg(long, value_enum, default_value_t, help_heading = "Run")]
+    pub log_format: LogFormat,
+    /// Write counts and times to this file every five seconds, in Prometheus' text format for a node exporter (NAME.prom)
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub metrics: Option<PathBuf>,
 }
 
 impl RunArgs {
+    /// Whether people are told how the run goes.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.progress != ProgressKind::None && self.log_format.is_text()
+    }
+
     /// Threads to use.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -516,6 +533,31 @@ pub struct PlanArgs {
     /// How slides are named.
     #[command(flatten)]
     pub ids: IdsArgs,
+}
+
+/// `paraffin status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Directory that workers write
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// As JSON; with --watch a line each time
+    #[arg(long)]
+    pub json: bool,
+    /// Look again every two seconds until no worker is left
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `paraffin merge`.
+#[derive(Args)]
+pub struct MergeArgs {
+    /// Directory that workers wrote
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// The table, as CSV; replaced as a whole [default: standard output]
+    #[arg(short, long, value_name = "CSV")]
+    pub output: Option<PathBuf>,
 }
 
 /// `paraffin info`.

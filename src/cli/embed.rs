@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::args::{EmbedArgs, ProgressKind};
+use serde_json::json;
+
+use super::args::EmbedArgs;
 use super::session::{Session, Start};
 use crate::encoder::card::{Card, Compute};
 use crate::encoder::crew;
@@ -95,8 +97,14 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
         vectors = job.make_vectors(&slides, run.stop, &|spec, error| run.failed(spec, error))?;
         Ok(())
     })?;
-    if args.run.progress != ProgressKind::None {
-        vectors.iter().for_each(tell_vectors);
+    for made in &vectors {
+        if args.run.tells() {
+            tell_vectors(made);
+        }
+        args.run.log_format.event(
+            "slide-vectors",
+            json!({ "artefact": made.name, "made": made.made, "empty": made.empty, "warning": made.warning }),
+        );
     }
     Ok(code)
 }

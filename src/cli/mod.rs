@@ -21,11 +21,15 @@ mod heatmap;
 mod hidden;
 mod ids;
 mod info;
+mod log;
 mod manifest;
+mod merge;
+mod metrics;
 mod plan;
 mod progress;
 mod report;
 mod session;
+mod status;
 mod tiles;
 mod verify;
 mod view;
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(args),
         Command::Tiles(args) => tiles::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(args),
         Command::Audit(args) => audit::run(args),
@@ -78,10 +84,12 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|e| {
         // Whoever knows the path adds it, last.
-        match (&cli.command, &hidden) {
-            (Command::Info(args), _) => eprintln!("paraffin: {e}: \"{}\"", args.slide.display()),
-            (_, Some(hidden)) => eprintln!("paraffin: {}", hidden.clean(&e.to_string())),
-            _ => eprintln!("paraffin: {e}"),
+        let message = hidden.as_ref().map_or_else(|| e.to_string(), |hidden| hidden.clean(&e.to_string()));
+        match &cli.command {
+            Command::Info(args) => eprintln!("paraffin: {e}: \"{}\"", args.slide.display()),
+            Command::Embed(args) => args.run.log_format.error(&e, &message),
+            Command::Tiles(args) => args.run.log_format.error(&e, &message),
+            _ => eprintln!("paraffin: {message}"),
         }
         ExitCode::from(e.exit_code())
     })

@@ -7,8 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
 use super::args::ProgressKind;
+use super::log::LogFormat;
 use crate::job::summary::per_second;
 use crate::pipeline::meter::Meter;
 
@@ -16,6 +18,7 @@ use crate::pipeline::meter::Meter;
 pub struct Progress {
     bars: Option<Bars>,
     lines: bool,
+    log: LogFormat,
     slides: u64,
     told: AtomicU64,
     started: Instant,
@@ -32,13 +35,15 @@ struct Bars {
 impl Progress {
     /// Starts the display for a run over `slides` slides.
     #[must_use]
-    pub fn start(kind: ProgressKind, slides: u64, meter: &Arc<Meter>) -> Self {
+    pub fn start(kind: ProgressKind, log: LogFormat, slides: u64, meter: &Arc<Meter>) -> Self {
+        let kind = if log.is_text() { kind } else { ProgressKind::None };
         let terminal = std::io::stderr().is_terminal();
         let bars = kind == ProgressKind::Bars || (kind == ProgressKind::Auto && terminal);
         let lines = kind == ProgressKind::Lines || (kind == ProgressKind::Auto && !terminal);
         Progress {
             bars: bars.then(|| Bars::start(slides, meter.clone())),
             lines,
+            log,
             slides,
             told: AtomicU64::new(0),
             started: Instant::now(),
@@ -59,13 +64,16 @@ impl Progress {
     /// What prints lines from any thread, for as long as it is wanted.
     #[must_use]
     pub fn teller(&self) -> Teller {
-        Teller { bars: self.bars.as_ref().map(|bars| bars.all.clone()), lines: self.lines }
+        Teller { bars: self.bars.as_ref().map(|bars| bars.all.clone()), lines: self.lines, log: self.log }
     }
 
-    /// Prints how far the run is, after a slide: number, share of tiles a second, time left.
+    /// Prints how far the run is, after a slide, where people read along: number, share of tiles a second, time left.
     pub fn slide_line(&self, meter: &Meter, text: &str) {
         let finished = self.told.fetch_add(1, Ordering::Relaxed) + 1;
         let rate = meter.tiles_done.get() as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        if !self.log.is_text() {
+            return;
+        }
         self.line(&format!("[{finished}/{}] {text} ({} tiles/s overall)", self.slides, per_second(rate)));
     }
 }
@@ -119,11 +127,13 @@ impl Drop for Count {
 pub struct Teller {
     bars: Option<MultiProgress>,
     lines: bool,
+    log: LogFormat,
 }
 
 impl Teller {
-    /// Prints a line.
+    /// Prints a line; a note where events are wanted.
     pub fn line(&self, text: &str) {
+        self.log.event("note", json!({ "text": text }));
         match &self.bars {
             Some(bars) => {
                 // A line that cannot be shown is no reason to stop.

@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use super::args::{RunArgs, ShardArgs, SlideArgs};
+use super::log::LogFormat;
+use super::metrics::Metrics;
 use super::progress::{Progress, Teller};
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
@@ -41,6 +44,8 @@ pub struct Session {
     failed_before: BTreeMap<String, FailureNote>,
     leases: Leases,
     max_failures: Option<NonZeroUsize>,
+    log: LogFormat,
+    metrics: Option<Metrics>,
     done_before: usize,
     meter: Arc<Meter>,
     progress: Progress,
@@ -68,6 +73,7 @@ pub struct Running<'a> {
     pub stop: &'a AtomicBool,
     job: &'a Job,
     naming: &'a Naming,
+    log: LogFormat,
     progress: &'a Progress,
     failures: &'a Mutex<Vec<Failure>>,
     warned: AtomicUsize,
@@ -92,13 +98,22 @@ impl Running<'_> {
             self.warned.fetch_add(1, Ordering::Relaxed);
         }
         self.progress.slide_line(self.meter, &line);
+        self.log.event(
+            "slide-done",
+            json!({
+                "id": id, "tiles": outcome.written, "unreadable": outcome.unreadable.len(), "warnings": slide.warnings,
+            }),
+        );
     }
 
     /// Notes and tells a slide's failure, and gives its lease back. A slide whose lease was lost did not fail: it is another
     /// worker's, and looked at again at the end.
     pub fn failed(&self, spec: &SlideSpec, error: &Error) {
         if matches!(error, Error::LeaseLost) {
-            self.progress.line(&format!("{}: {error}", spec.id));
+            if self.log.is_text() {
+                self.progress.line(&format!("{}: {error}", spec.id));
+            }
+            self.log.event("slide-lost", json!({ "id": spec.id }));
             self.queue.lost(spec);
             return;
         }
@@ -115,6 +130,8 @@ impl Running<'_> {
         self.job.failures().note(&note);
         self.leases.release(&spec.id);
         self.progress.slide_line(self.meter, &format!("{}: failed: {message}", spec.id));
+        let told = json!({ "id": spec.id, "kind": error.kind(), "message": message, "here": true });
+        self.log.event("slide-failed", told);
         let failure = Failure { id: spec.id.clone(), kind: error.kind().into(), message };
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
         if self.failed.fetch_add(1, Ordering::Relaxed) + 1 == self.max_failures {
@@ -141,7 +158,7 @@ impl Session {
                 (found, None)
             }
         };
-        let quiet = run.progress == super::args::ProgressKind::None;
+        let (quiet, log) = (!run.tells(), run.log_format);
         if !quiet {
             eprintln!("{}", found_line(&found, naming.mode));
         }
@@ -183,7 +200,7 @@ impl Session {
                 continue;
             }
             if let Some(why) = status.reason() {
-                redone.push(format!("{} is done again: {why}", slide.id));
+                redone.push((slide.id.clone(), why.to_string()));
             }
             specs.push(slide.clone());
         }
@@ -193,8 +210,8 @@ impl Session {
         }
         let nothing = specs.is_empty() && !slides.iter().any(|s| job.lacks_vectors(&s.id));
         if !quiet {
-            for line in redone {
-                eprintln!("{line}");
+            for (id, why) in &redone {
+                eprintln!("{id} is done again: {why}");
             }
             if nothing {
                 let all = plural(done_before, "slide");
@@ -206,12 +223,21 @@ impl Session {
                 eprintln!("{done_before} done before, {} to do", specs.len());
             }
         }
+        for (id, why) in &redone {
+            log.event("slide-redone", json!({ "id": id, "why": why }));
+        }
+        let started_event = json!({
+            "schema": LogFormat::SCHEMA, "grid": job.grid_name(), "artefact": job.goal_name(),
+            "slides": slides.len(), "done_before": done_before, "to_do": specs.len(),
+        });
         if nothing {
+            log.event("run-started", started_event);
+            log.event("run-ended", json!({ "slides_done": 0, "slides_failed": 0, "exit_code": 0 }));
             job.write_manifest()?;
             return Ok(Start::Done(ExitCode::SUCCESS));
         }
         let meter = Arc::new(Meter::default());
-        let progress = Progress::start(run.progress, specs.len() as u64, &meter);
+        let progress = Progress::start(run.progress, log, specs.len() as u64, &meter);
         let stop = stop_on_signals()?;
         let state = {
             let (meter, slides) = (meter.clone(), specs.len() as u64);
@@ -226,8 +252,15 @@ impl Session {
         };
         let timeout = Duration::from_secs(run.lease_timeout);
         let leases = Leases::join(&run.out, &job.grid_name(), job.goal_name(), timeout, state)?;
+        log.event("run-started", with(started_event, json!({ "worker": leases.worker() })));
+        let metrics = run.metrics.clone().map(|file| {
+            Metrics::start(file, job.grid_name(), job.goal_name().into(), specs.len() as u64, meter.clone())
+        });
+        let metrics = metrics.transpose()?;
         let max_failures = run.max_failures;
         let session = Session {
+            log,
+            metrics,
             slides,
             specs,
             naming,
@@ -274,17 +307,21 @@ impl Session {
             failed_before,
             leases,
             max_failures,
+            log,
+            metrics,
             done_before,
             meter,
             progress,
             stop,
             started,
-            ..
+            slides: _,
         } = self;
         let any_tiles = !specs.is_empty();
         let failures = Mutex::new(Vec::new());
         let failed_elsewhere = |spec: &SlideSpec, note: &FailureNote| {
             progress.slide_line(&meter, &format!("{}: failed in another worker: {}", spec.id, note.message));
+            let told = json!({ "id": spec.id, "kind": note.kind, "message": note.message, "here": false });
+            log.event("slide-failed", told);
             let message = format!("{} (in another worker)", note.message);
             let failure = Failure { id: spec.id.clone(), kind: note.kind.clone(), message };
             failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
@@ -296,6 +333,7 @@ impl Session {
             stop: &stop,
             job,
             naming: &naming,
+            log,
             progress: &progress,
             failures: &failures,
             warned: AtomicUsize::new(0),
@@ -306,7 +344,7 @@ impl Session {
         let (elsewhere, warned) = (running.queue.done_elsewhere(), running.warned.into_inner());
         let gave_up = max_failures.filter(|n| running.failed.into_inner() >= n.get());
         let shown = progress.shows();
-        drop(progress);
+        drop((progress, metrics));
         let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The last worker to leave sums up what all have done; summing up takes a look at every record.
         if leases.leave()? && job.has_begun() {
@@ -314,20 +352,42 @@ impl Session {
         }
         // Of a run that could not start there is nothing to tell but why.
         let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;
-        if (shown && ran && any_tiles) || !failures.is_empty() {
+        if log.is_text() && ((shown && ran && any_tiles) || !failures.is_empty()) {
             let table = summary::table(&meter, started.elapsed(), done_before, elsewhere, &failures, warned);
             eprint!("{table}");
         }
         if let (Some(n), Err(Error::Interrupted)) = (gave_up, &result) {
-            eprintln!("stopped after {n} {}, as --max-failures says", plural(n.get(), "failure"));
+            if log.is_text() {
+                eprintln!("stopped after {n} {}, as --max-failures says", plural(n.get(), "failure"));
+            }
             result = Ok(());
         }
+        let exit_code = match &result {
+            Ok(()) if failures.is_empty() => 0,
+            Ok(()) => SOME_FAILED,
+            Err(e) => e.exit_code(),
+        };
+        log.event(
+            "run-ended",
+            json!({
+                "slides_done": meter.slides_done.get(), "slides_failed": failures.len(), "slides_done_elsewhere": elsewhere,
+                "tiles": meter.tiles_done.get(), "seconds": started.elapsed().as_secs_f64(), "exit_code": exit_code,
+            }),
+        );
         if shown && result.is_ok() && meter.slides_done.get() > 0 {
             eprintln!("{} in {}", job.goal_name(), place(job.grid_dir(), naming.mode));
         }
         result?;
-        Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOME_FAILED) })
+        Ok(ExitCode::from(exit_code))
     }
+}
+
+/// Two objects in one.
+fn with(mut object: Value, more: Value) -> Value {
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+    object
 }
 
 /// The slides of a plan, or of a share of it, and the ids that it gives them.

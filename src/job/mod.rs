@@ -7,7 +7,9 @@ pub mod lease;
 pub mod plan;
 pub mod queue;
 pub mod shard;
+pub mod status;
 pub mod summary;
+pub mod table;
 mod vectors;
 
 use std::io;

@@ -97,22 +97,33 @@ pub(crate) fn directories(out: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The notes of all slides of `out` that failed and have not been done since, with their grid and artefact.
+///
+/// # Errors
+/// [`Error::Output`] where they cannot be listed.
+pub fn notes(out: &Path) -> Result<Vec<(String, String, FailureNote)>> {
+    let mut found = Vec::new();
+    for directory in directories(out).map_err(unreadable)? {
+        let name = |path: Option<&Path>| {
+            path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let (grid, artefact) = (name(directory.parent()), name(Some(&directory)));
+        // A note that vanishes is of a slide that another worker has just done.
+        let notes = (Failures { directory }).all()?.into_values();
+        found.extend(notes.map(|note| (grid.clone(), artefact.clone(), note)));
+    }
+    Ok(found)
+}
+
 /// The slides of `out` that failed and have not been done since, counted.
 ///
 /// # Errors
 /// [`Error::Output`] where they cannot be listed.
 pub fn count(out: &Path) -> Result<manifest::Failures> {
     let mut failures = manifest::Failures::new();
-    for directory in directories(out).map_err(unreadable)? {
-        let name = |path: Option<&Path>| {
-            path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-        };
-        let key = (name(directory.parent()), name(Some(&directory)));
-        let kinds: &mut BTreeMap<String, u64> = failures.entry(key).or_default();
-        // A note that vanishes is of a slide that another worker has just done.
-        for note in (Failures { directory }).all()?.into_values() {
-            *kinds.entry(note.kind).or_default() += 1;
-        }
+    for (grid, artefact, note) in notes(out)? {
+        let kinds: &mut BTreeMap<String, u64> = failures.entry((grid, artefact)).or_default();
+        *kinds.entry(note.kind).or_default() += 1;
     }
     Ok(failures)
 }
