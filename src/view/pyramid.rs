@@ -20,7 +20,7 @@ use crate::slide::{Scale, Slide};
 /// Side of a tile in pixels.
 pub const TILE: u32 = 512;
 /// Longest side that the low-power picture has at least, where the slide has as many pixels.
-const LOW_POWER_PX: f64 = 1024.0;
+const LOW_POWER_PX: f64 = 2048.0;
 /// Most pixels a side that are read for one tile: of slides without the levels for it, the low-power picture is magnified
 /// instead.
 const SOURCE_MAX: f64 = 4096.0;
@@ -87,10 +87,10 @@ impl Pyramid {
         let corner = (f64::from(column * TILE) * reduction, f64::from(row * TILE) * reduction);
         let picture = match self.source(reduction, TILE) {
             Some((number, scale)) => {
-                let square = self.from_level(number, scale, reduction, corner, TILE)?;
+                let square = self.read_level(number, scale, reduction, corner, TILE)?;
                 imageops::crop_imm(&square, 0, 0, tile_width, tile_height).to_image()
             }
-            None => self.from_low_power(reduction, corner, (tile_width, tile_height))?,
+            None => self.cut_low_power(reduction, corner, (tile_width, tile_height))?,
         };
         thumbnail::encode(&picture, QUALITY).map(Some).map_err(Error::Internal)
     }
@@ -103,8 +103,8 @@ impl Pyramid {
         let reduction = f64::from(side) / f64::from(px);
         let corner = (corner[0] as f64, corner[1] as f64);
         let picture = match self.source(reduction, px) {
-            Some((number, scale)) => self.from_level(number, scale, reduction, corner, px)?,
-            None => self.from_low_power(reduction, corner, (px, px))?,
+            Some((number, scale)) => self.read_level(number, scale, reduction, corner, px)?,
+            None => self.cut_low_power(reduction, corner, (px, px))?,
         };
         thumbnail::encode(&picture, QUALITY).map_err(Error::Internal)
     }
@@ -123,7 +123,7 @@ impl Pyramid {
         let factor = reduction / level.downsample;
         let scale = [Scale::Eighth, Scale::Quarter, Scale::Half].into_iter().find(|s| {
             let d = s.divisor();
-            let divides = level.block_width % d == 0 && level.block_height % d == 0;
+            let divides = level.block_width.is_multiple_of(d) && level.block_height.is_multiple_of(d);
             level.coding.scales() && f64::from(d) <= factor * 1.001 && divides
         });
         let scale = scale.unwrap_or(Scale::Full);
@@ -132,7 +132,7 @@ impl Pyramid {
     }
 
     /// A whole square of `px` pixels; white outside the slide.
-    fn from_level(&self, number: usize, scale: Scale, reduction: f64, corner: (f64, f64), px: u32) -> Result<RgbImage> {
+    fn read_level(&self, number: usize, scale: Scale, reduction: f64, corner: (f64, f64), px: u32) -> Result<RgbImage> {
         let per_px = self.slide.info().levels[number].downsample * f64::from(scale.divisor());
         let side = f64::from(px) * reduction / per_px;
         let (left, top) = (corner.0 / per_px, corner.1 / per_px);
@@ -161,7 +161,7 @@ impl Pyramid {
     }
 
     /// A part of the low-power picture, `size` pixels large.
-    fn from_low_power(&self, reduction: f64, corner: (f64, f64), size: (u32, u32)) -> Result<RgbImage> {
+    fn cut_low_power(&self, reduction: f64, corner: (f64, f64), size: (u32, u32)) -> Result<RgbImage> {
         let (width, height) = self.size();
         let low = self.low.get_or_init(|| {
             let wanted = f64::from(width.max(height)) / LOW_POWER_PX;
