@@ -4,7 +4,7 @@
 //! script; ids and messages never pass through an HTML parser. A content security policy allows that one script and style, by
 //! their hashes, and pictures that are part of the page.
 //!
-//! Slides are drawn in pieces of [`PIECE`] and written as they come, so memory does not grow with the cohort.
+//! Slides are drawn in pieces of `PIECE` and written as they come, so memory does not grow with the cohort.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, Write};

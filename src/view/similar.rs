@@ -1,7 +1,7 @@
 //! Which tiles are most like a given one: cosine of their features, in its slide and in the cohort.
 //!
 //! Within a slide the file is read through, exactly. For the cohort all slides' rows are held with 8 bits a value, in at most
-//! [`BUDGET_BYTES`]; a cohort that needs more is searched by every n-th tile of each slide, and the answer says so.
+//! 512 MiB; a cohort that needs more is searched by every n-th tile of each slide, and the answer says so.
 
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
