@@ -5,7 +5,8 @@
 
 scores.csv holds a line a tile, `id,x,y,score`: x and y are the tile's upper left corner in level-0 pixels, score is its
 attention times the slide's number of tiles, so 1 is an even share. `paraffin heatmap OUT --scores scores.csv` draws it.
-predictions.csv holds a line a slide, `id,probability`. Features of another contract than the model was trained on are refused.
+predictions.csv holds a line a slide, `id,probability`. Features of another contract than the model was trained on are
+refused.
 """
 
 import argparse
@@ -23,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fedmil import bags, model, task  # noqa: E402
 
 
-def slides(out: Path, features: str, contracts: list[str], ids: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def slides(
+    out: Path, features: str, contracts: list[str], ids: list[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(id, standardised features, coords) of the slides that are done, in alphabetical order."""
     grid, _, artefact = features.partition("/")
     for record in sorted((out / grid / "records" / artefact).glob("*.json")):
@@ -56,7 +59,9 @@ def main() -> None:
                     print(f"{id_} has no tiles", file=sys.stderr)
                     continue
                 logit, attention, _ = model.forward(parameters, x)
-                rows.writerows((id_, *at, f"{a * len(x):.6g}") for at, a in zip(coords.tolist(), attention, strict=True))
+                rows.writerows(
+                    (id_, *at, f"{a * len(x):.6g}") for at, a in zip(coords.tolist(), attention, strict=True)
+                )
                 predictions.append((id_, f"{model.sigmoid(logit):.6g}"))
                 tiles += len(x)
         if args.predictions:

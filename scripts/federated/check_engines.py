@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Trains three composed sites with both engines and prints JSON for the tests: what every model is worth on held-back slides.
+"""Trains three composed sites with both engines and prints JSON for the tests: what every model is worth on held-back
+slides.
 
   check_engines.py FOLDER --paraffin PROGRAM
 

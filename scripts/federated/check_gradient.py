@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the gradient of `fedmil.model` with finite differences, and with torch's autograd where torch is installed.
 
-  check_gradient.py             prints JSON: the largest relative difference of every parameter's gradient, float64
+check_gradient.py             prints JSON: the largest relative difference of every parameter's gradient, float64
 """
 
 import json

@@ -79,7 +79,7 @@ def listeners(local: Processes) -> set[str]:
 
 
 def flower_keys(folder: Path) -> None:
-    """A certificate authority, the server's certificate, and an elliptic-curve key a site; `stranger` is registered nowhere."""
+    """A certificate authority, the server's certificate, and a key a site; `stranger` is registered nowhere."""
     folder.mkdir(parents=True)
     (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes"]
@@ -88,7 +88,7 @@ def flower_keys(folder: Path) -> None:
         ["openssl", "req", *curve, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
         ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
          "-days", "2", "-extfile", "san", "-out", "server.pem"],
-        *(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-C", "", "-f", name] for name in (*NAMES, "stranger")),
+        *(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-C", "", "-f", n] for n in (*NAMES, "stranger")),
     ):  # fmt: skip
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
@@ -117,7 +117,14 @@ class Flower:
 
     def supernode(self, name: str, config: Path) -> subprocess.Popen:
         """A site's process. It connects to the server; nobody connects to it from outside."""
-        words = ["--superlink", f"127.0.0.1:{self.port}", "--root-certificates", self.keys / "ca.crt", "--max-retries", 3]
+        words = [
+            "--superlink",
+            f"127.0.0.1:{self.port}",
+            "--root-certificates",
+            self.keys / "ca.crt",
+            "--max-retries",
+            3,
+        ]
         words += ["--auth-supernode-private-key", self.keys / name, "--host", "127.0.0.1", "--port", free_port()]
         words += ["--node-config", f'site-config="{config}"', *self.tls]
         home = f"{self.home}/.flwr-{name}"
@@ -161,7 +168,7 @@ def flower(folder: Path, sites: Path, seconds: float) -> None:
 
 
 def flare_kits(folder: Path, port: int) -> Path:
-    """Provisions a project: a certificate authority of its own, and a signed startup kit for everyone; returns their folder."""
+    """Provisions a project, an authority of its own and a signed startup kit for everyone; returns their folder."""
     folder.mkdir(parents=True)
     people = [{"name": name, "type": "client", "org": name} for name in NAMES]
     people += [{"name": "localhost", "type": "server", "org": "study", "fed_learn_port": port}]
@@ -189,7 +196,15 @@ def flare_kits(folder: Path, port: int) -> Path:
 def flare_client(local: Processes, kits: Path, name: str, config: Path, log: str | None = None) -> subprocess.Popen:
     """A site's process, as its startup kit's start.sh starts it, without the loop around it."""
     command = [sys.executable, "-u", "-m", "nvflare.private.fed.app.client.client_train", "-m", kits / name]
-    command += ["-s", "fed_client.json", "--set", "secure_train=true", f"uid={name}", f"org={name}", "config_folder=config"]
+    command += [
+        "-s",
+        "fed_client.json",
+        "--set",
+        "secure_train=true",
+        f"uid={name}",
+        f"org={name}",
+        "config_folder=config",
+    ]
     return local.start(log or f"client-{name}", command, PARAFFIN_SITE=str(config))
 
 
@@ -215,7 +230,9 @@ def flare(folder: Path, sites: Path, seconds: float) -> None:
     kits, strangers = flare_kits(folder / "project", port), flare_kits(folder / "strangers", port)
     study = folder / "study.toml"
     study.write_text(toml(STUDY).replace(" ", "\n"))
-    subprocess.run([sys.executable, HERE / "flare_job.py", study, "--write", folder / "job"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, HERE / "flare_job.py", study, "--write", folder / "job"], check=True, capture_output=True
+    )
     with Processes(folder, seconds) as local:
         command = [sys.executable, "-u", "-m", "nvflare.private.fed.app.server.server_train", "-m", kits / "localhost"]
         command += ["-s", "fed_server.json", "--set", "secure_train=true", "org=study", "config_folder=config"]

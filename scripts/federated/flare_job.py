@@ -4,8 +4,8 @@
   flare_job.py STUDY.toml --simulate SITES/ -o FOLDER   one process a site; SITES/<name>/site.toml are the sites
   flare_job.py STUDY.toml --write FOLDER                the job, FOLDER/fedmil, for a FLARE server to run
 
-The sites' code, the folder fedmil/, travels in the job. --sites-folder SITES/ with --write makes a job for sites that all run
-on this machine. The simulated study leaves its global model in FOLDER/global-model.safetensors.
+The sites' code, the folder fedmil/, travels in the job. --sites-folder SITES/ with --write makes a job for sites that
+all run on this machine. The simulated study leaves its global model in FOLDER/global-model.safetensors.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from processes import Processes  # noqa: E402
 
 # Whatever hangs is stopped then.
 SECONDS = 300
-# FLARE's simulator picks a port for each site's process and frees it again for the process to take: another program may be
-# faster, and then the simulator waits for ever. It says so before.
-PORT_TAKEN = "Communication error with client"
+# FLARE's simulator picks a port for each site's process and frees it again for the process to take: another program may
+# be faster, and then the simulator waits for ever. It says so before.
+PORT_TAKEN = ("Communication error with client", "Failed to create connection to the child process")
 TRIALS = 3
 
 
@@ -62,7 +62,7 @@ def simulate(study: Study, sites: Path, output: Path) -> int:
         words = ["-w", workspace, "-c", ",".join(names), "-n", len(names), "-t", len(names)]
         with Processes(output, SECONDS) as local:
             process = local.start(log, [*simulator, *words])
-            while process.poll() is None and PORT_TAKEN not in local.log(log):
+            while process.poll() is None and not any(words in local.log(log) for words in PORT_TAKEN):
                 local.left()
                 time.sleep(0.2)
             print(local.log(log), flush=True)

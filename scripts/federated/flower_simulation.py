@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A federated study simulated with Flower: a SuperLink of its own on 127.0.0.1, a virtual node a site, and then all is stopped.
+"""A federated study simulated with Flower: a SuperLink of its own on 127.0.0.1, a virtual node a site, and then all is
+stopped.
 
   flower_simulation.py STUDY.toml SITES/ -o FOLDER     SITES/<name>/site.toml are the sites
 
-The study leaves its global model in FOLDER/global-model.safetensors, and all logs in FOLDER/logs. For real sites there is
-`flwr run`: docs/federated.md.
+The study leaves its global model in FOLDER/global-model.safetensors, and all logs in FOLDER/logs. For real sites there
+is `flwr run`: docs/federated.md.
 """
 
 import argparse

@@ -3,11 +3,12 @@
 
   make_demo_sites.py FOLDER [--paraffin PROGRAM] [--other-contract]
 
-Slides are composed: every tile is a piece of the real slide testdata/CMU-1-Small-Region.svs. A slide is positive where a
-few of its tiles hold a lesion, drawn over the tissue: crowded dark nuclei, pale round gaps, or fine fibres. Each site sees
-mostly one of the three (its case mix), has a colour of its own (its scanner and stains), and its own share of positive
-slides. The held-back slides have all lesions, all colours, and as many positive as negative. FOLDER/<site>/ then holds
-slides/, labels.csv, site.toml, and paraffin's OUT; the held-back ones are in FOLDER/held-back/, without a site.toml.
+Slides are composed: every tile is a piece of the real slide testdata/CMU-1-Small-Region.svs. A slide is positive where
+a few of its tiles hold a lesion, drawn over the tissue: crowded dark nuclei, pale round gaps, or fine fibres. Each site
+sees mostly one of the three (its case mix), has a colour of its own (its scanner and stains), and its own share of
+positive slides. The held-back slides have all lesions, all colours, and as many positive as negative. FOLDER/<site>/
+then holds slides/, labels.csv, site.toml, and paraffin's OUT; the held-back ones are in FOLDER/held-back/, without a
+site.toml.
 
 With --other-contract the last site is embedded once more, resampled in another way, to FOLDER/other/<site>.
 """
@@ -87,8 +88,8 @@ def write(path: Path, pixels: np.ndarray) -> None:
     """A tiled TIFF that states its resolution."""
     per_cm = 10_000 / MPP
     tifffile.imwrite(
-        path, pixels, tile=(224, 224), compression="jpeg", compressionargs={"level": 90}, photometric="rgb", resolution=(per_cm, per_cm),
-        resolutionunit="CENTIMETER", metadata=None, datetime=False, software=False,
+        path, pixels, tile=(224, 224), compression="jpeg", compressionargs={"level": 90}, photometric="rgb",
+        resolution=(per_cm, per_cm), resolutionunit="CENTIMETER", metadata=None, datetime=False, software=False,
     )  # fmt: skip
 
 
@@ -148,7 +149,9 @@ def main() -> None:
         folder.mkdir(parents=True)
         here = args.folder / name
         embed(args.paraffin, here, folder / "OUT", "--resample", "lanczos")
-        (folder / "site.toml").write_text(f'site = "{name}"\nout = "OUT"\nlabels = "{(here / "labels.csv").resolve()}"\n')
+        (folder / "site.toml").write_text(
+            f'site = "{name}"\nout = "OUT"\nlabels = "{(here / "labels.csv").resolve()}"\n'
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Epsilons by Google's dp-accounting, for the test of `fedmil.privacy`; prints scripts/federated/golden_epsilon.json.
 
-Run by hand, where dp-accounting is installed (`pip install dp-accounting==0.6.0`; it brings scipy and others, 150 MB, for which
-the tests do without). `whole` has the orders of `fedmil.privacy`, `default` those that dp-accounting takes by itself.
+Run by hand, where dp-accounting is installed (`pip install dp-accounting==0.6.0`; it brings scipy and others, 150 MB,
+for which the tests do without). `whole` has the orders of `fedmil.privacy`, `default` those that dp-accounting takes by
+itself.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Processes on this machine that end with the block that started them: for simulations and for trying a deployment out."""
+"""Processes on this machine that end with the block that started them: for simulations and trial deployments."""
 
 import os
 import signal
@@ -30,8 +30,8 @@ def free_port() -> int:
 class Processes:
     """Starts processes, each with a log of its own below `folder`, and at the end stops them and all that they started.
 
-    Engines start helpers in sessions of their own, which outlive a signal to the group: all are found by a mark in their
-    environment.
+    Engines start helpers in sessions of their own, which outlive a signal to the group: all are found by a mark in
+    their environment.
     """
 
     def __init__(self, folder: Path, seconds: float):

@@ -142,10 +142,17 @@ class Training(Scratch):
             self.assertEqual(task.evaluate(p, found)["auc"], 1.0)
 
     def test_noise_is_as_large_as_accounted(self) -> None:
-        """With one step of plain descent at q = 1, parameters move by the clipped sum and noise of the stated deviation."""
+        """A step of plain descent at q = 1 moves parameters by the clipped sum and noise of the stated deviation."""
         site = a_site(self.folder, self.LABELS, self.SLIDES)
         found = bags.load(site, FEATURES, "train").bags
-        more = {"dp-noise": 3.0, "dp-clip": 0.01, "dp-batch": 3.0, "optimizer": "sgd", "learning-rate": 1.0, "hidden": 512}
+        more = {
+            "dp-noise": 3.0,
+            "dp-clip": 0.01,
+            "dp-batch": 3.0,
+            "optimizer": "sgd",
+            "learning-rate": 1.0,
+            "hidden": 512,
+        }
         study = self.study(**more)
         p = study.initial(8)
         trained, loss = task.train("here", study, p, found, 1, np.random.default_rng(5))
@@ -256,7 +263,11 @@ class Sites(Scratch):
         """Unknown keys and names that are none."""
         a_site(self.folder, "id,label\na,0\n", {"a": 1})
         toml = self.folder / "site.toml"
-        for text in ('site = "a b"\nout = "o"\nlabels = "l"', 'site = "a"\nout = "o"', 'site="a"\nout="o"\nlabels="l"\nmax=1'):
+        for text in (
+            'site = "a b"\nout = "o"\nlabels = "l"',
+            'site = "a"\nout = "o"',
+            'site="a"\nout="o"\nlabels="l"\nmax=1',
+        ):
             toml.write_text(text)
             with self.subTest(text), self.assertRaises(bags.SiteError):
                 bags.Site.read(toml)

@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 
 
 class SiteError(Exception):
-    """What a site has is not what the study needs. The text holds no path and no slide's id: it may reach the server."""
+    """What a site has is not what the study needs. The text holds no path and no id: it may reach the server."""
 
 
 def is_name(name: str) -> bool:
@@ -126,8 +126,8 @@ def summary(manifest: str, features: str) -> dict:
 
 
 def load(site: Site, features: str, split: str) -> Bags:
-    """The labelled slides of a split whose features are done: a record is there, and record and file are of the contract
-    that the manifest names.
+    """The labelled slides of a split whose features are done: a record is there, and record and file are of the
+    contract that the manifest names.
 
     Raises SiteError where labels make no sense or a file is of another contract.
     """

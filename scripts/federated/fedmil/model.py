@@ -1,4 +1,5 @@
-"""Attention-based multiple-instance learning (Ilse, Tomczak, Welling 2018, arXiv:1802.04712), forward and gradient in numpy.
+"""Attention-based multiple-instance learning (Ilse, Tomczak, Welling 2018, arXiv:1802.04712), forward and gradient in
+numpy.
 
 A bag x (N, D) is a slide's features. Every tile is first standardised over its own D values, so that no statistics of a
 site are needed. Then, with H hidden and A attention units:
@@ -8,10 +9,10 @@ site are needed. Then, with H hidden and A attention units:
     a = softmax(g w)                                    (N,)   attention, sums to 1
     logit = (a h) c + d                                 a scalar
 
-Parameters are a dict of arrays; the kind is gated where `gate.weight` is in it. All functions keep the parameters' dtype:
-float32 in training, float64 where the gradient is compared with finite differences (`tests/federated.rs`). Against torch's
-autograd it is compared by hand (`scripts/federated/check_gradient.py`): largest difference 2.1e-15 of a
-parameter's largest gradient, in float64, over both kinds and both labels.
+Parameters are a dict of arrays; the kind is gated where `gate.weight` is in it. All functions keep the parameters'
+dtype: float32 in training, float64 where the gradient is compared with finite differences (`tests/federated.rs`).
+Against torch's autograd it is compared by hand (`scripts/federated/check_gradient.py`): largest difference 2.1e-15
+of a parameter's largest gradient, in float64, over both kinds and both labels.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ Parameters = dict[str, np.ndarray]
 
 
 def initial(dim: int, hidden: int, attention: int, gated: bool, seed: int) -> Parameters:
-    """The same parameters for the same arguments, on every machine: normal, by the square root of the inputs' number."""
+    """The same parameters for the same arguments, everywhere: normal, by the square root of the inputs' number."""
     rng = np.random.default_rng(seed)
 
     def weight(rows: int, columns: int) -> np.ndarray:

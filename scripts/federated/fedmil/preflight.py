@@ -1,7 +1,7 @@
 """The first round: may these sites' features be trained on together? `paraffin compat` answers, on the server.
 
-Sites send their site-manifest.json, which is made to be shared. The program is found by the environment's PARAFFIN, or on
-the PATH.
+Sites send their site-manifest.json, which is made to be shared. The program is found by the environment's PARAFFIN, or
+on the PATH.
 """
 
 import json
@@ -45,8 +45,8 @@ def program() -> str:
     found = shutil.which(named)
     if found is None:
         raise Refused(
-            f"the server needs paraffin to compare the sites' manifests, and {named!r} is not there: install it, put it on "
-            "the PATH, or name it in the environment's PARAFFIN"
+            f"the server needs paraffin to compare the sites' manifests, and {named!r} is not there: install it, put it "
+            "on the PATH, or name it in the environment's PARAFFIN"
         )
     # It runs in another folder.
     return os.path.abspath(found)
@@ -104,8 +104,8 @@ def by_site(answers: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, st
 def admit(study: Study, manifests: dict[str, str], objections: dict[str, str]) -> list[dict]:
     """Whether the study may start: every site has answered, none objects, and the manifests fit together.
 
-    Returns the manifests' entries of the study's features, by site name; raises Refused otherwise. `objections` are what
-    sites said instead of sending a manifest.
+    Returns the manifests' entries of the study's features, by site name; raises Refused otherwise. `objections` are
+    what sites said instead of sending a manifest.
     """
     reasons = [f"{site}: {why}" for site, why in sorted(objections.items())]
     if len(manifests) + len(objections) != study.sites:

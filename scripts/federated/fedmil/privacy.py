@@ -1,13 +1,14 @@
 """Differential privacy for a site's patients: clipped and noised gradients (DP-SGD), and what they cost.
 
-Abadi et al. 2016 (arXiv:1607.00133): each step takes every patient with probability q, clips each one's gradient to norm C,
-sums, and adds normal noise of deviation sigma C. Whoever sees all that leaves the site, the server included, then sees a
-mechanism that is (epsilon, delta)-differentially private with regard to adding or removing one patient.
+Abadi et al. 2016 (arXiv:1607.00133): each step takes every patient with probability q, clips each one's gradient to
+norm C, sums, and adds normal noise of deviation sigma C. Whoever sees all that leaves the site, the server included,
+then sees a mechanism that is (epsilon, delta)-differentially private with regard to adding or removing one patient.
 
 The accounting is Renyi differential privacy of the sampled Gaussian mechanism, Mironov, Talwar, Zhang 2019
-(arXiv:1908.10530), section 3.3, at whole orders, as in opacus' `accountants/analysis/rdp.py` and Google's dp-accounting;
-the conversion to epsilon is Canonne, Kamath, Steinke 2020 (arXiv:2004.00010), proposition 12, as in both. Every order gives
-a true bound, so having fewer of them can only overstate epsilon. `golden_epsilon.json` holds dp-accounting's numbers.
+(arXiv:1908.10530), section 3.3, at whole orders, as in opacus' `accountants/analysis/rdp.py` and Google's
+dp-accounting; the conversion to epsilon is Canonne, Kamath, Steinke 2020 (arXiv:2004.00010), proposition 12, as in
+both. Every order gives a true bound, so having fewer of them can only overstate epsilon. `golden_epsilon.json` holds
+dp-accounting's numbers.
 """
 
 import math
@@ -31,9 +32,7 @@ def _renyi(q: float, noise: float, order: int) -> float:
     terms = []
     for k in range(order + 1):
         log_binomial = math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
-        terms.append(
-            log_binomial + k * math.log(q) + (order - k) * math.log1p(-q) + (k * k - k) / (2 * noise * noise)
-        )
+        terms.append(log_binomial + k * math.log(q) + (order - k) * math.log1p(-q) + (k * k - k) / (2 * noise * noise))
     return _log_sum_exp(terms) / (order - 1)
 
 

@@ -1,7 +1,7 @@
 """A site's part of a federated study, the same under every engine: train on its bags, evaluate, account for privacy.
 
-Given the same study, round and site, `train` returns the same parameters whichever engine asks: what it draws depends on
-these alone. Only the noise of differential privacy comes from the operating system's entropy.
+Given the same study, round and site, `train` returns the same parameters whichever engine asks: what it draws depends
+on these alone. Only the noise of differential privacy comes from the operating system's entropy.
 """
 
 import contextlib
@@ -58,7 +58,9 @@ class Study:
         if min(study.sites, study.rounds, study.local_epochs, study.hidden, study.attention) < 1:
             raise SiteError("study: sites, rounds, local-epochs, hidden and attention are at least 1")
         if study.dp_noise < 0 or min(study.dp_clip, study.dp_batch) <= 0 or not 0 < study.dp_delta < 1:
-            raise SiteError("study: dp-noise is not negative, dp-clip and dp-batch are positive, dp-delta is within 0..1")
+            raise SiteError(
+                "study: dp-noise is not negative, dp-clip and dp-batch are positive, dp-delta is within 0..1"
+            )
         return study
 
     def config(self) -> dict:
@@ -95,8 +97,8 @@ def answer(site: Callable[[], Site], config: dict) -> dict[str, str]:
         return {"site": name, "objection": str(error)}
     price = "no differential privacy" if math.isinf(cost) else f"epsilon {cost:.3g} at delta {study.dp_delta:g}"
     print(
-        f"{name}: {len(found)} slides to train on, {found.missing} labelled ones without features, {found.empty} without "
-        f"tiles; {price}",
+        f"{name}: {len(found)} slides to train on, {found.missing} labelled ones without features, {found.empty} "
+        f"without tiles; {price}",
         flush=True,
     )
     return {"site": name, "manifest": manifest}
@@ -238,7 +240,7 @@ def evaluate(p: Parameters, slides: list[Bag]) -> dict[str, float]:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Area under the ROC curve: how often a positive scores over a negative, ties half; None where a class is missing."""
+    """Area under the ROC curve: how often a positive scores over a negative, ties half; None without both classes."""
     positive, negative = scores[labels == 1], scores[labels == 0]
     if not len(positive) or not len(negative):
         return None

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """NVIDIA FLARE, at a site: answers the pre-flight, then trains a round and evaluates the global model, over and over.
 
-The site is named by the environment's PARAFFIN_SITE, a site.toml; in a simulation by --sites-folder, which holds a folder
-of each site's name.
+The site is named by the environment's PARAFFIN_SITE, a site.toml; in a simulation by --sites-folder, which holds a
+folder of each site's name.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def main() -> None:
                 raise bags.SiteError("training was asked for without a pre-flight")
             site, round_ = find(), message.current_round + 1
             validated, metrics = task.validate(site, study, message.params)
-            reply = flare.FLModel(metrics=metrics | {"validated-slides": validated}, current_round=message.current_round)
+            reply = flare.FLModel(
+                metrics=metrics | {"validated-slides": validated}, current_round=message.current_round
+            )
             if round_ <= study.rounds:
                 reply.params_type = flare.ParamsType.FULL
                 reply.params, slides, losses = task.train_round(site, study, message.params, round_)

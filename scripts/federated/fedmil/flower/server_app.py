@@ -33,9 +33,7 @@ def main(grid: Grid, context: Context) -> None:
         slides = max(entry["slides"] for entry in entries)
         legacy.rounds(grid, context, study, initial, slides, on_round)
         return
-    strategy = _AllSites(
-        min_train_nodes=study.sites, min_evaluate_nodes=study.sites, min_available_nodes=study.sites
-    )
+    strategy = _AllSites(min_train_nodes=study.sites, min_evaluate_nodes=study.sites, min_available_nodes=study.sites)
 
     def saved(round_: int, arrays: ArrayRecord) -> MetricRecord | None:
         if round_ > 0:
