@@ -45,8 +45,8 @@ def program() -> str:
     found = shutil.which(named)
     if found is None:
         raise Refused(
-            f"the server needs paraffin to compare the sites' manifests, and {named!r} is not there: install it, put it "
-            "on the PATH, or name it in the environment's PARAFFIN"
+            f"the server needs paraffin to compare the sites' manifests, and {named!r} is not there: install it, put "
+            "it on the PATH, or name it in the environment's PARAFFIN"
         )
     # It runs in another folder.
     return os.path.abspath(found)
