@@ -8,7 +8,7 @@ DIR/<id>.zarr holds shapes `tiles` (a polygon a tile in level-0 pixels, with til
 says are refused by name (exit code 4), slides without tiles are left out: a store of nothing cannot be written. A store appears
 under its name when it is whole. --check opens each again and compares. No path or vendor field is copied.
 
-Needs scripts/requirements-spatialdata.txt, in an environment of its own: 120 packages, which is why paraffin's tests do not run it.
+Needs scripts/requirements-spatialdata.txt, in an environment of its own: over a hundred packages, which is why paraffin's tests do not run it.
 """
 
 import argparse
