@@ -160,6 +160,10 @@ fn limits(terms: &Terms, options: &Options) -> Vec<String> {
     for (kind, count) in &terms.unread {
         limits.push(format!("the fields of {count} slides could not be read ({kind})"));
     }
+    if !terms.common.is_empty() {
+        let words: Vec<&str> = terms.common.iter().map(String::as_str).collect();
+        limits.push(format!("common words that name folders or slides were not looked for: {}", words.join(", ")));
+    }
     if !terms.too_short.is_empty() {
         limits.push(format!(
             "{} names and values are too short to be looked for (fewer than three characters, or five digits)",
@@ -385,10 +389,14 @@ impl Audit<'_> {
 
     fn json(&self, text: &[u8], list: &[&str], teller: &mut Teller) -> bool {
         let walked = json::walk(text, list, &mut |path, seen| {
-            // Names on the way that the list does not know may be names of people.
-            let shown = path.iter().map(|n| if n == "[]" || allowed::is_plain(n) { n.as_str() } else { "***" });
+            // Names on the way that the list does not spell out may be names of people.
+            let shown = path.iter().enumerate().map(|(at, name)| match name.as_str() {
+                "[]" => "[]",
+                name if is_known_name(list, &path[..at], name) => name,
+                name if allowed::is_plain(name) && self.searcher.text(name).is_empty() => name,
+                _ => "***",
+            });
             let place = shown.collect::<Vec<_>>().join("/");
-            let place = if self.searcher.text(&place).is_empty() { place } else { "***".into() };
             match seen {
                 json::Seen::Unknown => teller.tell("unknown", "a field", &format!("JSON: /{place}"), None),
                 json::Seen::Text(text) if is_made(text) => {}

@@ -44,6 +44,8 @@ pub struct Terms {
     found: BTreeMap<String, Kind>,
     /// Terms of fewer than three characters, and numbers of fewer than five digits.
     pub too_short: BTreeSet<String>,
+    /// Names of files and folders that are common words.
+    pub common: BTreeSet<String>,
     /// Slides whose fields could not be read, by the error's kind.
     pub unread: BTreeMap<&'static str, u64>,
     /// Slides whose fields were read.
@@ -54,12 +56,53 @@ pub struct Terms {
     pub table: bool,
 }
 
-/// Folders that archives have whoever owns them: no names.
-const COMMON_FOLDERS: &[&str] = &[
-    "archive", "cohort", "data", "dataset", "datasets", "export", "home", "image", "images", "media", "mnt", "opt",
-    "out", "output", "patches", "project", "projects", "root", "scan", "scans", "scratch", "share", "shared", "slide",
-    "slides", "srv", "storage", "study", "test", "tiles", "tissue", "tmp", "user", "users", "usr", "var", "volume",
-    "work", "wsi",
+/// Words that folders and files are called by whoever owns them, and that name nobody.
+const COMMON_WORDS: &[&str] = &[
+    "archive",
+    "cohort",
+    "data",
+    "dataset",
+    "datasets",
+    "export",
+    "home",
+    "image",
+    "images",
+    "label",
+    "level",
+    "macro",
+    "mask",
+    "media",
+    "mnt",
+    "opt",
+    "out",
+    "output",
+    "patches",
+    "project",
+    "projects",
+    "root",
+    "scan",
+    "scans",
+    "scratch",
+    "share",
+    "shared",
+    "slide",
+    "slides",
+    "srv",
+    "storage",
+    "study",
+    "test",
+    "thumbnail",
+    "tile",
+    "tiles",
+    "tissue",
+    "tmp",
+    "user",
+    "users",
+    "usr",
+    "var",
+    "volume",
+    "work",
+    "wsi",
 ];
 /// Accounts and machines that are called so everywhere.
 const COMMON_ACCOUNTS: &[&str] =
@@ -93,15 +136,21 @@ impl Terms {
     pub fn add_path(&mut self, path: &Path) {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         if let Some(stem) = path.file_stem() {
-            self.add(&stem.to_string_lossy(), Kind::SlideName);
+            self.add_name(&stem.to_string_lossy(), Kind::SlideName);
         }
         for part in path.parent().into_iter().flat_map(Path::components) {
             if let Component::Normal(part) = part {
-                let part = part.to_string_lossy();
-                if !COMMON_FOLDERS.contains(&part.to_lowercase().as_str()) {
-                    self.add(&part, Kind::PathPart);
-                }
+                self.add_name(&part.to_string_lossy(), Kind::PathPart);
             }
+        }
+    }
+
+    fn add_name(&mut self, name: &str, kind: Kind) {
+        let lower = name.to_lowercase();
+        if COMMON_WORDS.contains(&lower.as_str()) {
+            self.common.insert(lower);
+        } else {
+            self.add(name, kind);
         }
     }
 
@@ -132,7 +181,7 @@ impl Terms {
         for (slide, fields) in found.slides.iter().zip(fields) {
             self.add_path(&slide.path);
             if let Some(name) = slide.place.file_name() {
-                self.add(&name.to_string_lossy(), Kind::SlideName);
+                self.add_name(&name.to_string_lossy(), Kind::SlideName);
             }
             if let Ok(real) = std::fs::canonicalize(&slide.path) {
                 self.add_path(&real);

@@ -3,6 +3,7 @@
 //! `site-private/ids.json` says it of an OUT, once: the mode, and of a keyed one the study and the key's id. A run that says
 //! otherwise is refused, as its slides would get second names.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -193,7 +194,8 @@ impl NamingRecord {
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let damaged = |why: String| Error::Output(format!("{PRIVATE}/ids.json {why}"));
         match std::fs::read(out.join(PRIVATE).join("ids.json")) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            // What OUT may not be is told where it is made.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(damaged(format!("cannot be read: {e}"))),
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("is damaged: {e}"))),
         }
