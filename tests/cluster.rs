@@ -420,3 +420,13 @@ fn status_tells_what_workers_do_and_merge_makes_one_table() {
     assert!(failed.len() == 1 && failed[0]["id"] == "bad" && failed[0]["warnings"].starts_with("not-a-slide: "));
     assert!(!fs::read_to_string(&table).expect("a table").contains(text(&bench.slides)));
 }
+
+/// The short form of the soak test.
+#[test]
+fn workers_that_are_disturbed_at_random_leave_what_a_quiet_one_leaves() {
+    let program = env!("CARGO_BIN_EXE_paraffin");
+    let said = script("soak.py", &["--short", "--paraffin", program], b"");
+    let said = String::from_utf8_lossy(&said);
+    println!("{said}");
+    assert!(said.contains("each OUT as a quiet run's"), "{said}");
+}

@@ -147,6 +147,8 @@ impl Session {
     /// What keeps the run from starting.
     pub fn start(slides: &SlideArgs, share: &ShardArgs, run: &RunArgs, job: Job) -> Result<Start> {
         let started = Instant::now();
+        // Until there is something to finish, a signal ends the process at once; looking for slides may take long.
+        let starting = end_on_signals()?;
         let naming = run.ids.naming()?;
         // Before anything is said: with the wrong --ids it would be said with names.
         naming.check(&run.out)?;
@@ -239,6 +241,7 @@ impl Session {
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, log, specs.len() as u64, &meter);
         let stop = stop_on_signals()?;
+        starting.store(false, Ordering::Relaxed);
         let state = {
             let (meter, slides) = (meter.clone(), specs.len() as u64);
             move || WorkerState {
@@ -463,6 +466,17 @@ pub fn found_line(found: &Discovery, ids: IdMode) -> String {
         line += &format!("; {skipped} {} skipped, not slides ({kinds})", plural(skipped, "file"));
     }
     line
+}
+
+/// As long as this flag is set, SIGINT, SIGTERM and SIGUSR1 end the process.
+fn end_on_signals() -> Result<Arc<AtomicBool>> {
+    let starting = Arc::new(AtomicBool::new(true));
+    let exit_code = i32::from(Error::Interrupted.exit_code());
+    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        signal_hook::flag::register_conditional_shutdown(signal, exit_code, starting.clone())
+            .map_err(|e| Error::Internal(format!("cannot listen for signals: {e}")))?;
+    }
+    Ok(starting)
 }
 
 /// A flag that SIGINT, SIGTERM and SIGUSR1 set; the second SIGINT ends the process at once.
