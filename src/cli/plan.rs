@@ -140,7 +140,7 @@ fn probe(args: &PlanArgs) -> Result<Option<f64>> {
             return Ok(None);
         }
     };
-    let devices = args.device.clone().unwrap_or_else(Devices::default);
+    let devices = args.device.clone().unwrap_or_default();
     let threads = threads(args.threads);
     let batch = if devices.is_cpu() { 1 } else { 64 };
     let mut encoders =
