@@ -10,7 +10,6 @@ use serde_json::json;
 use super::args::{PlanArgs, threads};
 use super::session;
 use crate::encoder::crew;
-use crate::encoder::device::Devices;
 use crate::encoder::registry;
 use crate::error::{Error, Result};
 use crate::features::Precision;

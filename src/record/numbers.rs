@@ -1,8 +1,7 @@
 //! Many numbers in JSON: little-endian bytes in base64, with NumPy's names for type and shape, so that
 //! `numpy.frombuffer(base64.b64decode(n["base64"]), n["dtype"]).reshape(n["shape"])` reads them.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -24,7 +23,7 @@ impl Numbers {
     pub fn of_f32(shape: &[usize], values: &[f32]) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Numbers { dtype: "<f4".into(), shape: shape.to_vec(), base64: STANDARD.encode(bytes) }
+        Numbers { dtype: "<f4".into(), shape: shape.to_vec(), base64: BASE64.encode(&bytes) }
     }
 
     /// float64 values of this shape.
@@ -32,7 +31,7 @@ impl Numbers {
     pub fn of_f64(shape: &[usize], values: &[f64]) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Numbers { dtype: "<f8".into(), shape: shape.to_vec(), base64: STANDARD.encode(bytes) }
+        Numbers { dtype: "<f8".into(), shape: shape.to_vec(), base64: BASE64.encode(&bytes) }
     }
 
     /// The values.
@@ -41,7 +40,7 @@ impl Numbers {
     /// [`Error::Output`] where type, shape and bytes do not belong together.
     pub fn values(&self) -> Result<Vec<f64>> {
         let damaged = |why: String| Error::Output(format!("numbers in JSON are damaged: {why}"));
-        let bytes = STANDARD.decode(&self.base64).map_err(|e| damaged(e.to_string()))?;
+        let bytes = BASE64.decode(self.base64.as_bytes()).map_err(|e| damaged(e.to_string()))?;
         let values: Vec<f64> = match &*self.dtype {
             "<f4" => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
             "<f8" => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),

@@ -10,8 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -128,7 +127,7 @@ fn sort_key(record: &Record) -> &str {
 
 /// A source of the content security policy.
 fn hash(text: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(text.as_bytes())))
+    format!("sha256-{}", BASE64.encode(&Sha256::digest(text.as_bytes())))
 }
 
 /// JSON that ends no script element and begins no comment, whatever it holds.
@@ -154,7 +153,7 @@ fn pictures(
     if !options.shareable {
         match fs::read(cohort.overview(&record.id)) {
             Ok(jpeg) => match thumbnail::shrink(&jpeg, side, QUALITY) {
-                Ok(small) => value["overview"] = STANDARD.encode(small).into(),
+                Ok(small) => value["overview"] = BASE64.encode(&small).into(),
                 Err(why) => problems.push(format!("the overview of {}: {why}", record.id)),
             },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -165,7 +164,7 @@ fn pictures(
         let map = cohort.bag(record).and_then(|bag| featuremap::draw(&bag, &cohort.grid(record), projection, MAP_SIDE));
         match map {
             Ok(Some(map)) => {
-                value["map"] = STANDARD.encode(map.png).into();
+                value["map"] = BASE64.encode(&map.png).into();
                 value["place"] = json!(map.place);
             }
             Ok(None) => {}
