@@ -21,7 +21,7 @@ pub struct Rule {
 #[derive(Clone, Copy)]
 pub enum Content {
     /// These fields: `a.b` is b in the object a, `a[]` an item of the list a, `*` any name of a field, `**` anything below,
-    /// and `=NAME` at the end stands for another list (see [`json_list`]).
+    /// and `=NAME` at the end stands for another list (see `json_list`).
     Json(&'static [&'static str]),
     /// These objects and attributes: `coords` is a dataset of the root, `coords@name` its attribute, `@schema` the root's.
     Hdf5(&'static [&'static str]),

@@ -164,9 +164,8 @@ impl Terms {
             value.split(['\\', '^', '=']).for_each(|part| self.add(part, kind()));
         }
         let decoded = (value.len() >= 8).then(|| BASE64.decode(value.trim().as_bytes()).ok()).flatten();
-        if let Some(text) = decoded.and_then(|bytes| String::from_utf8(bytes).ok())
-            && text.chars().all(|c| !c.is_control())
-        {
+        let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+        if let Some(text) = decoded.filter(|text| text.chars().all(|c| !c.is_control())) {
             self.add(&text, kind());
         }
     }

@@ -13,7 +13,7 @@ use crate::record::sealed::{Identities, Recipient};
 #[derive(Args)]
 pub struct IdsArgs {
     /// What names a slide in OUT. With random or hmac nothing outside site-private tells a name: no file, no message
-    #[arg(long, value_enum, default_value_t, help_heading = "Ids")]
+    #[arg(long, value_enum, value_name = "KIND", default_value_t, help_heading = "Ids")]
     pub ids: IdMode,
     /// The site's key for --ids hmac: 32 random bytes or 64 hexadecimal digits, mode 0600
     #[arg(long, value_name = "FILE", env = "PARAFFIN_IDS_KEY_FILE", hide_env_values = true, help_heading = "Ids")]

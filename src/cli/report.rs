@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use super::args::ReportArgs;
 use crate::error::{Error, Result};
 use crate::job::summary::plural;
-use crate::record::failures::PRIVATE;
 use crate::record::publish;
+use crate::record::publish::PRIVATE;
 use crate::report::cohort::Cohort;
 use crate::report::html::{self, ReportOptions};
 

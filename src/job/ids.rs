@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use super::discover::Found;
 use crate::error::{Error, Result};
+pub use crate::record::publish::PRIVATE;
 use crate::record::sealed::Identities;
 use crate::record::{list, publish};
 use crate::slide::companions::Companions;
@@ -26,8 +27,6 @@ use fingerprint::fingerprint;
 pub use naming::is_made;
 use naming::{IdMode, Naming, NamingRecord};
 pub use table::Who;
-
-pub use crate::record::failures::PRIVATE;
 
 /// Gives every slide its id. `invalidate` is told the id of a slide whose content changed, before the change is noted: what
 /// OUT holds under it must no longer count as done.
@@ -41,7 +40,7 @@ pub fn assign(
     naming: &Naming,
     invalidate: &dyn Fn(&str) -> Result<()>,
 ) -> Result<Vec<String>> {
-    publish::create_closed_dir(&out.join(PRIVATE)).map_err(|e| Error::write(PRIVATE, e))?;
+    publish::create_private_dir(out).map_err(|e| Error::write(PRIVATE, e))?;
     naming.claim(out)?;
     let directory = out.join(PRIVATE).join("ids");
     publish::create_dir_all(&directory).map_err(|e| Error::write(format!("{PRIVATE}/ids"), e))?;

@@ -156,8 +156,7 @@ impl Job {
     /// # Errors
     /// [`Error::Write`] where OUT cannot be written, [`Error::Incompatible`] naming what differs.
     pub fn open_out(&self) -> Result<()> {
-        let private = self.out.join(PRIVATE);
-        publish::create_closed_dir(&private).map_err(|e| Error::write(PRIVATE, e))?;
+        publish::create_private_dir(&self.out).map_err(|e| Error::write(PRIVATE, e))?;
         self.artefacts().try_for_each(|a| check_contract(&self.grid_dir, &a.name, &a.contract))?;
         self.sweep().map_err(|e| Error::write("OUT", e))
     }

@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::publish::PRIVATE;
 use super::sealed::Kept;
 use super::{list, manifest, publish};
 use crate::error::{Error, Result};
-
-/// The directory below OUT that never leaves the site.
-pub const PRIVATE: &str = "site-private";
 
 /// Why a slide failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

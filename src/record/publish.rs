@@ -4,8 +4,8 @@
 //! `.<final>.<owner>-<pid>-<random>.part`; `owner` is 16 hexadecimal digits that stand for this boot of this host and its
 //! pid namespace, so that several hosts and containers can share a directory without taking each other's dead for theirs.
 //!
-//! What lies in a directory that is closed to others (`site-private`) is closed too: files are made with mode 0600 there,
-//! directories with 0700, whatever the umask.
+//! What lies in `site-private` is closed to others: directories are made with mode 0700 there, files with 0600, whatever the
+//! umask and whoever writes.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -15,6 +15,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use crate::digest;
+
+/// The directory below OUT that never leaves the site.
+pub const PRIVATE: &str = "site-private";
 
 /// Age after which a temporary file is removed whoever owns it.
 const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -164,7 +167,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     }
     let parent = directory_of(path);
     create_dir_all(parent)?;
-    match make_dir(path, is_closed(parent)) {
+    match make_dir(path) {
         Ok(()) => sync_directory(parent),
         // Another process was faster.
         Err(_) if path.is_dir() => Ok(()),
@@ -172,61 +175,43 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory that is closed to others, and closes it where it is there already; see [`create_dir_all`] for those
-/// above it.
+/// Makes `site-private` in `out`, and closes it where it is there already and open.
 ///
 /// # Errors
 /// The operating system's reason.
-pub fn create_closed_dir(path: &Path) -> io::Result<()> {
-    create_dir_all(directory_of(path))?;
-    match make_dir(path, true) {
-        Ok(()) => sync_directory(directory_of(path)),
-        Err(_) if path.is_dir() => close(path),
-        Err(e) => Err(e),
+pub fn create_private_dir(out: &Path) -> io::Result<()> {
+    let path = out.join(PRIVATE);
+    create_dir_all(&path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Not where it is closed: of a directory that a colleague made, only the colleague may.
+        if fs::metadata(&path)?.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        }
     }
-}
-
-#[cfg(unix)]
-fn make_dir(path: &Path, closed: bool) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().mode(if closed { 0o700 } else { 0o777 }).create(path)
-}
-
-#[cfg(not(unix))]
-fn make_dir(path: &Path, _: bool) -> io::Result<()> {
-    fs::create_dir(path)
-}
-
-#[cfg(unix)]
-fn close(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    // Not where it is so already: of a directory that a colleague made, only the colleague may.
-    if is_closed(directory) { Ok(()) } else { fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) }
-}
-
-#[cfg(not(unix))]
-fn close(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether nobody but its owner may look into a directory.
-#[cfg(unix)]
-fn is_closed(directory: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    fs::metadata(directory).is_ok_and(|m| m.permissions().mode() & 0o077 == 0)
+fn is_private(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == PRIVATE)
 }
 
-#[cfg(not(unix))]
-fn is_closed(_: &Path) -> bool {
-    false
+fn make_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    if is_private(path) {
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    }
+    builder.create(path)
 }
 
-/// Creates a file that must not exist, for its owner alone where its directory is the owner's alone.
+/// Creates a file that must not exist; in `site-private` for its owner alone.
 fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
-    if is_closed(directory_of(path)) {
+    if is_private(path) {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     }
     options.open(path)
@@ -378,21 +363,20 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn closed_directories_stay_closed_to_the_bottom() {
+    fn what_is_private_is_closed_to_the_bottom() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        fs::create_dir(dir.path().join("open")).unwrap();
-        fs::set_permissions(dir.path().join("open"), fs::Permissions::from_mode(0o755)).unwrap();
-        create_closed_dir(&dir.path().join("open/closed")).unwrap();
-        create_dir_all(&dir.path().join("open/closed/a/b")).unwrap();
-        write_atomic(&dir.path().join("open/closed/a/b/x"), b"1").unwrap();
-        create_once(&dir.path().join("open/closed/a/y"), b"1").unwrap();
-        assert_eq!(["open/closed", "open/closed/a", "open/closed/a/b"].map(mode), [0o700; 3]);
-        assert_eq!(["open/closed/a/b/x", "open/closed/a/y"].map(mode), [0o600; 2]);
+        create_private_dir(dir.path()).unwrap();
+        create_dir_all(&dir.path().join("site-private/a/b")).unwrap();
+        write_atomic(&dir.path().join("site-private/a/b/x"), b"1").unwrap();
+        create_once(&dir.path().join("site-private/a/y"), b"1").unwrap();
+        assert_eq!(["site-private", "site-private/a", "site-private/a/b"].map(mode), [0o700; 3]);
+        assert_eq!(["site-private/a/b/x", "site-private/a/y"].map(mode), [0o600; 2]);
         // One that was open is closed.
-        create_closed_dir(&dir.path().join("open")).unwrap();
-        assert_eq!(mode("open"), 0o700);
+        fs::set_permissions(dir.path().join(PRIVATE), fs::Permissions::from_mode(0o755)).unwrap();
+        create_private_dir(dir.path()).unwrap();
+        assert_eq!(mode(PRIVATE), 0o700);
     }
 
     #[test]

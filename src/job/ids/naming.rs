@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn an_out_has_one_way_of_naming() {
         let out = tempfile::tempdir().expect("temporary directory");
-        publish::create_closed_dir(&out.path().join(PRIVATE)).expect("creates");
+        publish::create_private_dir(out.path()).expect("creates");
         let keyed = |bytes, study: &str| Naming {
             mode: IdMode::Hmac,
             key: Some(SiteKey::new(bytes)),
