@@ -58,6 +58,7 @@ fn the_real_slide_gives_what_the_readers_expect() {
         format!("{GRID}/records/patches/CMU-1-Small-Region.json"),
         "site-manifest.json".to_string(),
         "site-private/ids/CMU-1-Small-Region.json".to_string(),
+        "site-private/ids.json".to_string(),
     ];
     assert_eq!(others, expected.map(PathBuf::from));
 
