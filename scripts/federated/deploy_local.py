@@ -276,7 +276,8 @@ def main() -> None:
     for name, engine in (("flower", flower), ("flare", flare)):
         if args.engine in (None, name):
             folder = args.folder.resolve() / name
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                sys.exit(f"deploy_local: {folder} is there already; name another folder")
             folder.mkdir(parents=True)
             engine(folder, args.sites.resolve(), args.minutes * 60)
     sys.exit(1 if failures else 0)

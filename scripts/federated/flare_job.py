@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -53,27 +54,29 @@ def build(study: Study, sites_folder: str | None = None) -> FedJob:
 def simulate(study: Study, sites: Path, output: Path) -> int:
     """Runs the study here; returns the exit code: 0, or 3 where there is no model in the end."""
     names = sorted(path.parent.name for path in sites.glob("*/site.toml"))
-    shutil.rmtree(output, ignore_errors=True)
-    build(study, str(sites)).export_job(str(output / "job"))
-    # What the command `nvflare simulator` runs; the command itself needs a package without a wheel.
-    simulator = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", output / "job/fedmil"]
-    for trial in range(TRIALS):
-        workspace, log = output / f"workspace-{trial}", f"simulation-{trial}"
-        words = ["-w", workspace, "-c", ",".join(names), "-n", len(names), "-t", len(names)]
-        with Processes(output, SECONDS) as local:
-            process = local.start(log, [*simulator, *words])
+    model = output / "global-model.safetensors"
+    model.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, Processes(output, SECONDS) as local:
+        build(study, str(sites)).export_job(scratch)
+        for trial in range(TRIALS):
+            workspace, log = Path(scratch) / f"workspace-{trial}", f"simulation-{trial}"
+            # What the command `nvflare simulator` runs; the command itself needs a package without a wheel.
+            command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", Path(scratch) / "fedmil"]
+            command += ["-w", workspace, "-c", ",".join(names), "-n", len(names), "-t", len(names)]
+            process = local.start(log, command)
             while process.poll() is None and not any(words in local.log(log) for words in PORT_TAKEN):
                 local.left()
                 time.sleep(0.2)
             print(local.log(log), flush=True)
             if process.poll() is not None:
                 break
-        print("FLARE's simulator could not reach one of its own processes: once more", flush=True)
-    model = workspace / "server/simulate_job/global-model.safetensors"
-    if not model.exists():
+            print("FLARE's simulator could not reach one of its own processes: once more", flush=True)
+            local.stop()
+        found = workspace / "server/simulate_job/global-model.safetensors"
         # The simulator ends with 0 also where the server stopped the study.
-        return 3
-    shutil.copy(model, output)
+        if not found.exists():
+            return 3
+        shutil.copy(found, model)
     return 0
 
 

@@ -37,6 +37,9 @@ class Processes:
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.deadline, self.mark = folder, time.monotonic() + seconds, uuid.uuid4().hex
         (folder / "logs").mkdir(parents=True, exist_ok=True)
+        # `wait_for` must not find what an earlier run said.
+        for log in (folder / "logs").glob("*.log"):
+            log.unlink()
         home = folder / "home"
         home.mkdir(exist_ok=True)
         self.environment = {
