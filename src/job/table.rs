@@ -55,9 +55,9 @@ pub fn write(out: &Path, to: impl Write) -> Result<Rows> {
         for artefact in artefacts(&grid_dir).map_err(listed)? {
             let paths = record_paths(&grid_dir, &artefact).map_err(listed)?;
             // In parallel: on network storage each read waits for the server.
-            let records: Vec<Option<Record>> = paths.par_iter().map(|path| Record::read(path).ok()).collect();
-            count.damaged += records.iter().filter(|r| r.is_none()).count();
-            let mut rows: Vec<Row> = records.into_iter().flatten().map(|record| row(&grid, record)).collect();
+            let mut rows: Vec<Row> =
+                paths.par_iter().filter_map(|path| Record::read(path).ok()).map(|record| row(&grid, record)).collect();
+            count.damaged += paths.len() - rows.len();
             count.done += rows.len();
             for (_, _, note) in failed.iter().filter(|(g, a, _)| *g == grid && *a == artefact) {
                 count.failed += 1;

@@ -259,7 +259,10 @@ pub(crate) fn list(directory: &Path) -> io::Result<Vec<(String, bool)>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
-        found.push((entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()));
+        // Told by the listing itself; asking for each name would cost a look on the server.
+        let kind = entry.file_type()?;
+        let is_dir = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+        found.push((entry.file_name().to_string_lossy().into_owned(), is_dir));
     }
     found.sort();
     Ok(found)
