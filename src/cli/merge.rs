@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::args::MergeArgs;
+use super::worker_args::MergeArgs;
 use crate::error::{Error, Result};
 use crate::job::ids::PRIVATE;
 use crate::job::summary::plural;

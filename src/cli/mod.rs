@@ -33,6 +33,7 @@ mod status;
 mod tiles;
 mod verify;
 mod view;
+pub mod worker_args;
 
 use std::process::ExitCode;
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::args::{PlanArgs, threads};
+use super::args::threads;
 use super::session;
+use super::worker_args::PlanArgs;
 use crate::encoder::crew;
 use crate::encoder::registry;
 use crate::error::{Error, Result};

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use super::args::{RunArgs, ShardArgs, SlideArgs};
+use super::args::{RunArgs, SlideArgs};
 use super::log::LogFormat;
 use super::metrics::Metrics;
 use super::progress::{Progress, Teller};
+use super::worker_args::ShardArgs;
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
 use crate::job::ids::naming::{IdMode, Naming};

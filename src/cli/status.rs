@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanDuration;
 
-use super::args::StatusArgs;
+use super::worker_args::StatusArgs;
 use crate::error::{Error, Result};
 use crate::job::status::OutStatus;
 use crate::job::summary::{per_second, plural};
