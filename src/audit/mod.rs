@@ -310,7 +310,11 @@ impl Audit<'_> {
             told += "/";
         }
         let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-        if !unknown && bare(name) && bare(stem) {
+        let made = match place {
+            Place::File(_, _, Some(id)) if self.ids.is_some_and(IdMode::hides_names) => is_made(id),
+            _ => true,
+        };
+        if !unknown && made && bare(name) && bare(stem) {
             return told + name;
         }
         let ending = name.rsplit_once('.').map(|(_, ending)| ending).filter(|e| ["h5", "jpg", "json"].contains(e));
