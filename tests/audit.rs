@@ -25,10 +25,13 @@ fn site() -> &'static Site {
         fs::create_dir_all(slide.parent().expect("has one")).expect("creates");
         fs::copy(real_slide(), &slide).expect("copies");
         let out = root.path().join("out");
+        let plan = ["plan", text(&archive), "-o", text(&out), "--mag", "5", "--ids", "random", "--no-probe"];
+        run_to(0, &plan);
         run_to(
             0,
             &["embed", text(&archive), "-o", text(&out), "--mag", "5", "--ids", "random", "--slide-pooling", "mean"],
         );
+        run_to(0, &["report", text(&out), "--shareable"]);
         Site { _root: root, archive, out }
     })
 }
@@ -73,8 +76,8 @@ fn findings(report: &Value) -> Vec<(String, String, String)> {
 fn a_clean_out_is_clean() {
     let report = audit(0, &site().out, &[]);
     assert_eq!(report["slides"], 1);
-    // The three HDF5 files, their records and contracts, the overview and the manifest.
-    assert_eq!(report["files"], 11, "{report}");
+    // The three HDF5 files, their records and contracts, the overview, the canary, the manifest, the plan and the report.
+    assert_eq!(report["files"], 14, "{report}");
     assert!(report["bytes"].as_u64() > Some(10_000));
     assert!(report["terms"].as_u64() > Some(8), "{report}");
     let said = run_to(0, &["audit", text(&site().out)]);
@@ -124,6 +127,9 @@ fn every_kind_that_is_planted_is_found() {
     let big = utf16(person, u16::to_be_bytes);
     let in_segment =
         |marker, content: Vec<u8>| bytes("overviews/", move |b| drop(b.splice(2..2, segment(marker, &content))));
+    // "\0\0S24-0077341\0\0" amid numbers, and amid a picture.
+    let coded = format!("\"base64\": \"{}AABTMjQtMDA3NzM0MQAA", "AAAA".repeat(4));
+    let embedded = format!("<img src=\"data:,{0}AABTMjQtMDA3NzM0MQAA{0}\">", "AAAA".repeat(20));
     let plants: Vec<Plant> = vec![
         ("a new attribute", hdf5("attribute", "overlap/patches/", stem), "slide-name", "HDF5: an attribute"),
         ("a new attribute, by the list", hdf5("attribute", "overlap/patches/", "anything"), "unknown", "HDF5"),
@@ -202,6 +208,17 @@ fn every_kind_that_is_planted_is_found() {
         ("a date between bytes", bytes("overlap/features_eff", |b| b.extend(b"\0\0 20091229 \0")), "pattern", "bytes"),
         ("an accession number", hdf5("value", "overlap/patches/", "XY24-99887"), "pattern", "HDF5: coords@savetodir"),
         ("a record number", hdf5("freed", "overlap/patches/", "MRN: 00998877"), "pattern", "bytes"),
+        ("numbers in base64", json("records/features_eff", "\"base64\": \"", &coded), "slide-name", "base64"),
+        (
+            "a canary",
+            json("/canaries/", "\"tiles\": [", "\"tiles\": [\"S24-0077341\", "),
+            "slide-name",
+            "JSON: /tiles/[]",
+        ),
+        ("a plan", json("plan.jsonl", "{\"id\"", "{\"path\":\"S24-0077341\",\"id\""), "slide-name", "JSON: /path"),
+        ("a plan, by the list", json("plan.jsonl", "{\"id\"", "{\"path\":\"x\",\"id\""), "unknown", "JSON: /"),
+        ("a report", bytes("report.html", |b| b.extend(b"<!-- s24-0077341 -->")), "slide-name", "bytes"),
+        ("a picture in a report", bytes("report.html", |b| b.extend(embedded.as_bytes())), "slide-name", "base64"),
         ("what is no JSON", bytes("records/patches/", |b| b.extend(b"# S24-0077341")), "slide-name", "bytes"),
     ];
     for (what, plant, kind, place) in plants {

@@ -20,17 +20,25 @@ pub struct Rule {
 /// What a file may hold.
 #[derive(Clone, Copy)]
 pub enum Content {
-    /// These fields: `a.b` is b in the object a, `a[]` an item of the list a, `*` any name of a field, `**` anything below,
+    /// These fields: `a.b` is b in the object a, `a[]` an item of the list a, `*` any name of a field, `#` a number
+    /// as a name, `**` anything below,
     /// and `=NAME` at the end stands for another list (see `json_list`).
     Json(&'static [&'static str]),
     /// These objects and attributes: `coords` is a dataset of the root, `coords@name` its attribute, `@schema` the root's.
     Hdf5(&'static [&'static str]),
+    /// The same, a value a line.
+    JsonLines(&'static [&'static str]),
+    /// Text.
+    Text,
     /// A baseline JPEG with a JFIF header and nothing else besides the picture.
     Jpeg,
 }
 
 /// The list.
 pub const FILES: &[Rule] = &[
+    Rule { path: "plan.jsonl", content: Content::JsonLines(PLAN) },
+    Rule { path: "report.html", content: Content::Text },
+    Rule { path: "site-manifest.json.minisig", content: Content::Text },
     Rule { path: "site-manifest.json", content: Content::Json(SITE_MANIFEST) },
     Rule { path: "{grid}/contracts/patches.json", content: Content::Json(CONTRACT) },
     Rule { path: "{grid}/contracts/features_{name}.json", content: Content::Json(CONTRACT) },
@@ -42,7 +50,10 @@ pub const FILES: &[Rule] = &[
     Rule { path: "{grid}/features_{name}/{id}.h5", content: Content::Hdf5(FEATURES) },
     Rule { path: "{grid}/slide_features_{name}/{id}.h5", content: Content::Hdf5(SLIDE_FEATURES) },
     Rule { path: "{grid}/overviews/{id}.jpg", content: Content::Jpeg },
+    Rule { path: "{grid}/canaries/features_{name}/{hash}.json", content: Content::Json(CANARY) },
 ];
+
+const PLAN: &[&str] = &["schema", "grid", "slides", "failing", "tissue_share", "tiles", "cost", "id", "bytes", "fails"];
 
 const SITE_MANIFEST: &[&str] = &[
     "schema",
@@ -56,8 +67,40 @@ const SITE_MANIFEST: &[&str] = &[
     "artefacts[].failures.*",
     "artefacts[].mpp_sources.*",
     "artefacts[].formats.*",
+    "artefacts[].mpps.#",
+    "artefacts[].objective_powers.#",
+    "artefacts[].readers.*",
+    "artefacts[].tiles_per_slide.=QUANTILES",
+    "artefacts[].statistics.slides",
+    "artefacts[].statistics.tiles",
+    "artefacts[].statistics.not_finite",
+    "artefacts[].statistics.mean.=NUMBERS",
+    "artefacts[].statistics.variance.=NUMBERS",
+    "artefacts[].statistics.norms.=QUANTILES",
+    "artefacts[].no_statistics",
+    "artefacts[].canaries[].=CANARY",
     "artefacts[].runtimes[].=RUNTIME",
 ];
+
+const CANARY: &[&str] = &[
+    "schema",
+    "contract_sha256",
+    "runtime.=RUNTIME",
+    "precision",
+    "compute",
+    "thresholds.refuse",
+    "thresholds.warn",
+    "tiles[]",
+    "slide.sha256",
+    "slide.mpp",
+    "slide.tissue",
+    "slide.planned",
+    "slide.coords",
+    "vectors.=NUMBERS",
+];
+
+const NUMBERS: &[&str] = &["dtype", "shape[]", "base64"];
+const QUANTILES: &[&str] = &["q10", "q25", "q50", "q75", "q90"];
 
 const CONTRACT: &[&str] = &[
     "schema",
@@ -128,6 +171,11 @@ const RECORD: &[&str] = &[
     "tissue.found.**",
     "warnings[]",
     "runtime.=RUNTIME",
+    "moments.rows",
+    "moments.not_finite",
+    "moments.mean.=NUMBERS",
+    "moments.std.=NUMBERS",
+    "moments.norms.#",
 ];
 
 const RUNTIME: &[&str] = &["paraffin", "onnxruntime", "device"];
@@ -137,6 +185,9 @@ fn json_list(name: &str) -> &'static [&'static str] {
     match name {
         "CONTRACT" => CONTRACT,
         "RUNTIME" => RUNTIME,
+        "CANARY" => CANARY,
+        "NUMBERS" => NUMBERS,
+        "QUANTILES" => QUANTILES,
         _ => &[],
     }
 }
@@ -189,6 +240,7 @@ fn entry_allows(entry: &str, path: &[String]) -> bool {
         match *step {
             "**" => return path[at..].iter().all(|name| name == "[]" || is_plain(name)),
             "*" if is_plain(name) => {}
+            "#" if name.parse::<f64>().is_ok() => {}
             step if step == name => {}
             _ => return false,
         }
@@ -225,6 +277,7 @@ fn patterns() -> &'static Patterns {
             let text = regex::escape(path)
                 .replace("\\{grid\\}", GRID)
                 .replace("\\{name\\}", "(?P<name>[A-Za-z0-9._+-]+)")
+                .replace("\\{hash\\}", "[0-9a-f]{16}")
                 .replace("\\{id\\}", "(?P<id>[^/]+)");
             Regex::new(&format!("^{text}$")).expect("escaped, and the parts are constants")
         };
@@ -287,6 +340,11 @@ const OWN_VALUES: &[&str] = &[
     "paraffin-patches/1",
     "paraffin-features/1",
     "paraffin-slide-features/1",
+    "paraffin-canary/1",
+    "paraffin-plan/1",
+    "<f4",
+    "<f8",
+    "<5",
     "patches",
     "native",
     // OpenSlide's names of formats.
@@ -345,10 +403,10 @@ const OWN_VALUES: &[&str] = &[
 /// All words that stand in every OUT: what matches in them is not looked for between the bytes of a file.
 pub fn own_words() -> impl Iterator<Item = &'static str> {
     let lists = FILES.iter().flat_map(|rule| match rule.content {
-        Content::Json(list) | Content::Hdf5(list) => list,
-        Content::Jpeg => &[],
+        Content::Json(list) | Content::JsonLines(list) | Content::Hdf5(list) => list,
+        Content::Jpeg | Content::Text => &[],
     });
-    let taken_in = [CONTRACT, RUNTIME, PATCHES, FEATURES].into_iter().flatten();
+    let taken_in = [CONTRACT, RUNTIME, CANARY, NUMBERS, QUANTILES, PATCHES, FEATURES].into_iter().flatten();
     let rules = [crate::job::COORDS_RULE, crate::tiling::LEVEL_RULE];
     lists.chain(taken_in).copied().chain(OWN_VALUES.iter().copied()).chain(rules)
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -353,7 +354,7 @@ impl Audit<'_> {
             Place::File(content, ..) => Some(*content),
             _ => None,
         };
-        let mut taken_apart = false;
+        let mut taken_apart = None;
         match content {
             Some(Content::Hdf5(list)) => {
                 let mut seen = |seen: hdf5::Seen| match seen {
@@ -367,7 +368,26 @@ impl Audit<'_> {
             Some(_) if entry.length > WHOLE => teller.tell("unknown", "too large to be taken apart", "file", None),
             Some(Content::Json(list)) => {
                 let text = fs::read(path).map_err(|e| e.to_string())?;
-                taken_apart = self.json(&text, list, teller);
+                taken_apart = self.json(text, list, teller)?;
+            }
+            Some(Content::JsonLines(list)) => {
+                let text = fs::read(path).map_err(|e| e.to_string())?;
+                let lines = text.split_inclusive(|b| *b == b'\n');
+                let lines = lines.map(|line| self.json(line.to_vec(), list, teller)).collect::<Result<Vec<_>, _>>()?;
+                taken_apart = lines.into_iter().collect::<Option<Vec<_>>>().map(|lines| lines.concat());
+            }
+            Some(Content::Text) => {
+                let text = fs::read(path).map_err(|e| e.to_string())?;
+                let (text, coded) = without_base64(text);
+                for bytes in coded {
+                    self.between(&bytes, "base64", teller)?;
+                }
+                let text = self.without_json(text, teller);
+                self.searcher
+                    .raw(&mut text.as_slice(), false, &mut |hit, at| teller.hit(hit, "bytes", Some(at)))
+                    .map_err(|e| e.to_string())?;
+                teller.audited.bytes = entry.length;
+                return Ok(());
             }
             Some(Content::Jpeg) => {
                 let bytes = fs::read(path).map_err(|e| e.to_string())?;
@@ -382,17 +402,57 @@ impl Audit<'_> {
             }
             None => {}
         }
-        let mut source = File::open(path).map_err(|e| e.to_string())?;
         let mut hits = Vec::new();
-        // The numbers of a JSON file look like dates; its texts were searched.
-        let read = self.searcher.raw(&mut source, taken_apart, &mut |hit, at| hits.push((hit, at)));
+        let mut found = |hit, at| hits.push((hit, at));
+        let read = match taken_apart {
+            // The numbers of a JSON file look like dates; its texts were searched.
+            Some(text) => self.searcher.raw(&mut text.as_slice(), true, &mut found),
+            None => self.searcher.raw(&mut File::open(path).map_err(|e| e.to_string())?, false, &mut found),
+        };
         teller.audited.bytes = read.map_err(|e| e.to_string())?;
         hits.into_iter().for_each(|(hit, at)| teller.hit(hit, "bytes", Some(at)));
         Ok(())
     }
 
-    fn json(&self, text: &[u8], list: &[&str], teller: &mut Teller) -> bool {
-        let walked = json::walk(text, list, &mut |path, seen| {
+    /// Looks between bytes that were decoded.
+    fn between(&self, mut bytes: &[u8], place: &str, teller: &mut Teller) -> Result<(), String> {
+        let told = self.searcher.raw(&mut bytes, false, &mut |hit, _| teller.hit(hit, place, None));
+        told.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// A page without the JSON in it, whose numbers look like dates; its texts are searched.
+    fn without_json(&self, mut page: Vec<u8>, teller: &mut Teller) -> Vec<u8> {
+        let find = |page: &[u8], from: usize, what: &[u8]| {
+            page[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
+        };
+        let mut from = 0;
+        while let Some(at) = find(&page, from, b"<script type=\"application/json\"") {
+            let start = find(&page, at, b">").map_or(page.len(), |at| at + 1);
+            let end = find(&page, start, b"</script>").unwrap_or(page.len());
+            let walked = json::walk(&page[start..end], &["**"], &mut |_, seen| {
+                if let json::Seen::Text(text) = seen {
+                    teller.text(text, "JSON in the page", Some(start as u64));
+                }
+            });
+            if walked.is_ok() {
+                page[start..end].fill(b' ');
+            }
+            from = end;
+        }
+        page
+    }
+
+    /// Searches the values of a JSON text. What is left to be searched between its bytes: all of it but numbers in base64,
+    /// which hold every short word; these are decoded. `None` where it is no JSON.
+    fn json(&self, mut text: Vec<u8>, list: &[&str], teller: &mut Teller) -> Result<Option<Vec<u8>>, String> {
+        let mut coded = Vec::new();
+        let walked = json::walk(&text, list, &mut |path, seen| {
+            if let (Some("base64"), json::Seen::Text(value)) = (path.last().map(String::as_str), &seen)
+                && let Ok(bytes) = BASE64.decode(value.as_bytes())
+            {
+                coded.push((value.as_bytes().to_vec(), bytes));
+                return;
+            }
             // Names on the way that the list does not spell out may be names of people.
             let shown = path.iter().enumerate().map(|(at, name)| match name.as_str() {
                 "[]" => "[]",
@@ -418,14 +478,38 @@ impl Audit<'_> {
                 }
             }
         });
-        match walked {
-            Ok(()) => true,
-            Err(why) => {
-                teller.tell("unknown", &why, "file", None);
-                false
+        if let Err(why) = walked {
+            teller.tell("unknown", &why, "file", None);
+            return Ok(None);
+        }
+        for (value, bytes) in coded {
+            self.between(&bytes, "base64", teller)?;
+            if let Some(at) = text.windows(value.len().max(1)).position(|window| window == value) {
+                text[at..at + value.len()].fill(b' ');
             }
         }
+        Ok(Some(text))
     }
+}
+
+/// Base64 shorter than this is searched as the text it is.
+const LONG: usize = 64;
+
+/// A text with its long runs of base64 blanked, and these decoded.
+fn without_base64(mut text: Vec<u8>) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let is_coded = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
+    let (mut at, mut decoded) = (0, Vec::new());
+    while at < text.len() {
+        let length = text[at..].iter().take_while(|b| is_coded(b)).count();
+        if length >= LONG
+            && let Ok(bytes) = BASE64.decode(&text[at..at + length])
+        {
+            decoded.push(bytes);
+            text[at..at + length].fill(b' ');
+        }
+        at += length.max(1);
+    }
+    (text, decoded)
 }
 
 /// Whether a text is the name of a field that the list spells out.

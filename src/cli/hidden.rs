@@ -97,7 +97,7 @@ fn flags() -> BTreeSet<String> {
     flags
 }
 
-/// Replaces `word` where it is not part of a longer word.
+/// Replaces `word` where it is not part of a longer word, nor the name of a flag, as `--out` of a folder called out.
 fn replace_word(text: &str, word: &str, by: &str) -> String {
     let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let edge = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
@@ -106,7 +106,9 @@ fn replace_word(text: &str, word: &str, by: &str) -> String {
     let mut done = 0;
     for (at, _) in text.match_indices(word) {
         let end = at + word.len();
-        let within = (starts && joins(text[..at].chars().next_back())) || (ends && joins(text[end..].chars().next()));
+        let within = text[..at].ends_with("--")
+            || (starts && joins(text[..at].chars().next_back()))
+            || (ends && joins(text[end..].chars().next()));
         if at >= done && !within {
             result.push_str(&text[done..at]);
             result.push_str(by);
