@@ -226,7 +226,7 @@ fn what_a_killed_run_leaves_is_cleared_by_the_next_though_it_has_nothing_to_do()
     let name = part.file_name().expect("a name");
     let directories: std::collections::BTreeSet<_> =
         files(&out).iter().map(|f| f.parent().expect("a directory").to_owned()).collect();
-    assert!(directories.contains(Path::new("")) && directories.len() == 9, "{directories:?}");
+    assert!(directories.contains(Path::new("")) && directories.len() == 10, "{directories:?}");
     for directory in &directories {
         fs::write(out.join(directory).join(name), "half").expect("writes");
     }
