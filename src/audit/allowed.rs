@@ -239,7 +239,7 @@ fn entry_allows(entry: &str, path: &[String]) -> bool {
         }
         match *step {
             "**" => return path[at..].iter().all(|name| name == "[]" || is_plain(name)),
-            "*" if is_plain(name) => {}
+            "*" if is_plain(name) || is_own_value(name) => {}
             "#" if name.parse::<f64>().is_ok() => {}
             step if step == name => {}
             _ => return false,
@@ -327,7 +327,8 @@ pub fn is_own_value(value: &str) -> bool {
         own.extend(FORMATS.iter().map(|format| format.name.to_string()));
         own.extend(OWN_VALUES.iter().map(ToString::to_string));
         own.extend([crate::job::COORDS_RULE.to_string(), crate::tiling::LEVEL_RULE.to_string()]);
-        let forms = Regex::new(&format!(r"^(?:[0-9a-f]{{64}}|{GRID}|\d+\.\d+\.\d+)$")).expect("a constant");
+        let forms =
+            Regex::new(&format!(r"^(?:[0-9a-f]{{64}}|{GRID}|(?:openslide )?\d+\.\d+\.\d+)$")).expect("a constant");
         (own, forms)
     });
     own.contains(value) || forms.is_match(value)
@@ -422,7 +423,13 @@ mod tests {
 
     #[test]
     fn fields_are_allowed_by_their_place() {
-        for path in ["schema", "artefacts", "artefacts/[]/contract/grid/tile_px", "artefacts/[]/formats/aperio"] {
+        for path in [
+            "schema",
+            "artefacts",
+            "artefacts/[]/contract/grid/tile_px",
+            "artefacts/[]/formats/aperio",
+            "artefacts/[]/readers/openslide 4.0.1",
+        ] {
             assert!(json(path), "{path}");
         }
         assert!(json("artefacts/[]/runtimes/[]/device"));
