@@ -38,7 +38,7 @@ impl ShardArgs {
     /// The share.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the scheduler's variables are not set.
+    /// [`crate::Error::Usage`] where the scheduler's variables are not set.
     pub fn shard(&self) -> Result<Option<Shard>> {
         self.shard.map(|word| word.resolve(self.shard_count, |name| std::env::var(name).ok())).transpose()
     }
