@@ -39,7 +39,7 @@ Exit codes:
    3  OUT holds features made with other settings, or names its slides in another way
    4  some slides failed (the table at the end names them)
    5  the audit found something that identifies
-  75  stopped by a signal: run the same command again";
+  75  stopped by a signal (--exit-on-term chooses another code): run the same command again";
 
 const REPORT_PRIVACY: &str = "\
 A report holds ids, the slides' paths of failures, and pictures of the slides: it stays at home. With --shareable it holds \
@@ -302,6 +302,12 @@ pub struct RunArgs {
     /// Leave the slides that failed before as they are
     #[arg(long, help_heading = "Workers")]
     pub skip_failed: bool,
+    /// Seconds after a signal within which the run has kept what is done and ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Run")]
+    pub grace: u64,
+    /// Exit code of a run that SIGTERM, SIGINT or SIGUSR1 stopped
+    #[arg(long, value_name = "CODE", default_value_t = 75, help_heading = "Run")]
+    pub exit_on_term: u8,
     /// Do not draw overview pictures
     #[arg(long, help_heading = "Run")]
     pub no_overviews: bool,
@@ -396,6 +402,9 @@ pub struct EmbedArgs {
     /// Features on disk: f32-m10 (float32 with a 10-bit mantissa, compressed), f32, f16
     #[arg(long, default_value_t = Precision::default(), value_name = "KIND", help_heading = "Encoder")]
     pub precision: Precision,
+    /// Seconds after which the rows of a slide are kept, so that a killed run loses no more; 0 keeps them only at a signal
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Run")]
+    pub checkpoint_every: u64,
     /// Also one vector a slide in slide_features_mean-ENCODER: the mean of its tiles' features
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Slide vectors")]
     pub slide_pooling: Option<SlidePooling>,

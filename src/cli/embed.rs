@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -51,7 +52,14 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             session.say(&format!("computes in {compute}; {}", fidelity(card)));
         }
     }
-    let staffing = Staffing { readers: threads, encoders: crew::most(&devices, threads), batch };
+    let staffing = Staffing {
+        readers: threads,
+        encoders: crew::most(&devices, threads),
+        batch,
+        checkpoint_every: (args.checkpoint_every > 0).then(|| Duration::from_secs(args.checkpoint_every)),
+        // The rest of the grace is for writing.
+        patience: Duration::from_secs(args.run.grace) / 2,
+    };
     let tell = session.teller();
     let open_encoders = || {
         let halved = tell.clone();
@@ -77,7 +85,15 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     let code = session.run(&job, |run| {
         let hooks = Hooks {
             next: &|| run.queue.next(),
-            open_writer: &|slide| job.open_writer(slide),
+            resume: &|slide| job.resume(slide, library::version().ok(), &|text| tell.line(text)),
+            open_writer: &|slide, resume| job.open_writer(slide, resume),
+            keep: &|slide, writer, begun| {
+                run.leases.check(&slide.spec.id)?;
+                job.keep(slide, writer, begun)?;
+                let (id, next, all) = (&slide.spec.id, begun.next, slide.tiles.len());
+                tell.line(&format!("{id}: kept {next} of {all} tiles"));
+                Ok(())
+            },
             publish: &|slide, writer, outcome| {
                 run.leases.check(&slide.spec.id)?;
                 job.publish_features(slide, writer, &outcome)?;

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::args::ProgressKind;
 use super::progress::Count;
-use super::session::{SOME_FAILED, stop_on_signals, use_threads};
+use super::session::{SOME_FAILED, use_threads};
+use super::signals::stop_on_signals;
 use crate::error::{Error, Result};
 use crate::export::{Summary, Target, Told, export, ro_crate};
 use crate::features::Finished;

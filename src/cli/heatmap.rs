@@ -11,7 +11,8 @@ use rayon::prelude::*;
 
 use super::args::ProgressKind;
 use super::progress::Count;
-use super::session::{SOME_FAILED, stop_on_signals, use_threads};
+use super::session::{SOME_FAILED, use_threads};
+use super::signals::stop_on_signals;
 use crate::error::{Error, Result};
 use crate::features::{Finished, refuse_inside};
 use crate::job::summary::plural;

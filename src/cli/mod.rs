@@ -29,6 +29,7 @@ mod plan;
 mod progress;
 mod report;
 mod session;
+mod signals;
 mod status;
 mod tiles;
 mod verify;

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use super::args::{RunArgs, SlideArgs};
 use super::log::LogFormat;
 use super::metrics::Metrics;
 use super::progress::{Progress, Teller};
+use super::signals::Signals;
 use super::worker_args::ShardArgs;
 use crate::error::{Error, Result};
 use crate::job::discover::{Discovery, discover};
@@ -51,6 +51,7 @@ pub struct Session {
     meter: Arc<Meter>,
     progress: Progress,
     stop: Arc<AtomicBool>,
+    exit_on_term: u8,
     started: Instant,
 }
 
@@ -148,8 +149,7 @@ impl Session {
     /// What keeps the run from starting.
     pub fn start(slides: &SlideArgs, share: &ShardArgs, run: &RunArgs, job: Job) -> Result<Start> {
         let started = Instant::now();
-        // Until there is something to finish, a signal ends the process at once; looking for slides may take long.
-        let starting = end_on_signals()?;
+        let signals = Signals::listen(run)?;
         let naming = run.ids.naming()?;
         // Before anything is said: with the wrong --ids it would be said with names.
         naming.check(&run.out)?;
@@ -241,8 +241,8 @@ impl Session {
         }
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, log, specs.len() as u64, &meter);
-        let stop = stop_on_signals()?;
-        starting.store(false, Ordering::Relaxed);
+        let stop = signals.from_now_on_stop();
+        let exit_on_term = run.exit_on_term;
         let state = {
             let (meter, slides) = (meter.clone(), specs.len() as u64);
             move || WorkerState {
@@ -275,6 +275,7 @@ impl Session {
             meter,
             progress,
             stop,
+            exit_on_term,
             started,
         };
         Ok(Start::Go(Box::new(session), Box::new(job)))
@@ -317,6 +318,7 @@ impl Session {
             meter,
             progress,
             stop,
+            exit_on_term,
             started,
             slides: _,
         } = self;
@@ -369,6 +371,7 @@ impl Session {
         let exit_code = match &result {
             Ok(()) if failures.is_empty() => 0,
             Ok(()) => SOME_FAILED,
+            Err(Error::Interrupted) => exit_on_term,
             Err(e) => e.exit_code(),
         };
         log.event(
@@ -380,6 +383,12 @@ impl Session {
         );
         if shown && result.is_ok() && meter.slides_done.get() > 0 {
             eprintln!("{} in {}", job.goal_name(), place(job.grid_dir(), naming.mode));
+        }
+        if let Err(Error::Interrupted) = result {
+            if log.is_text() {
+                eprintln!("paraffin: {}: run the same command again to go on", Error::Interrupted);
+            }
+            result = Ok(());
         }
         result?;
         Ok(ExitCode::from(exit_code))
@@ -467,27 +476,4 @@ pub fn found_line(found: &Discovery, ids: IdMode) -> String {
         line += &format!("; {skipped} {} skipped, not slides ({kinds})", plural(skipped, "file"));
     }
     line
-}
-
-/// As long as this flag is set, SIGINT, SIGTERM and SIGUSR1 end the process.
-fn end_on_signals() -> Result<Arc<AtomicBool>> {
-    let starting = Arc::new(AtomicBool::new(true));
-    let exit_code = i32::from(Error::Interrupted.exit_code());
-    for signal in [SIGINT, SIGTERM, SIGUSR1] {
-        signal_hook::flag::register_conditional_shutdown(signal, exit_code, starting.clone())
-            .map_err(|e| Error::Internal(format!("cannot listen for signals: {e}")))?;
-    }
-    Ok(starting)
-}
-
-/// A flag that SIGINT, SIGTERM and SIGUSR1 set; the second SIGINT ends the process at once.
-pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let failed = |e: std::io::Error| Error::Internal(format!("cannot listen for signals: {e}"));
-    let exit_code = i32::from(Error::Interrupted.exit_code());
-    signal_hook::flag::register_conditional_shutdown(SIGINT, exit_code, stop.clone()).map_err(failed)?;
-    for signal in [SIGINT, SIGTERM, SIGUSR1] {
-        signal_hook::flag::register(signal, stop.clone()).map_err(failed)?;
-    }
-    Ok(stop)
 }

@@ -42,10 +42,10 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
                 plural(files as usize, "file"),
                 report.rows,
                 report.bytes as f64 / 1e6,
-                if problems == 0 {
-                    "all whole".to_string()
-                } else {
-                    format!("{problems} {}", plural(problems, "problem"))
+                match (problems, report.begun) {
+                    (0, 0) => "all whole".to_string(),
+                    (0, begun) => format!("all whole; {begun} {} begun", plural(begun as usize, "slide")),
+                    (n, _) => format!("{n} {}", plural(n, "problem")),
                 },
                 out.display()
             );

@@ -47,6 +47,14 @@ pub trait FeatureWriter: Send {
     /// # Errors
     /// [`Error::Write`](crate::Error::Write).
     fn finish(self: Box<Self>) -> Result<Published>;
+
+    /// Completes the file with the rows that it has and gives it the name `checkpoint`, on the same file system: a slide
+    /// that is not finished yet. The same rows, read back with [`Bag`] and pushed into a new writer, and the ones after them
+    /// give the bytes of an undisturbed run.
+    ///
+    /// # Errors
+    /// [`Error::Write`](crate::Error::Write).
+    fn keep(self: Box<Self>, checkpoint: &std::path::Path) -> Result<Published>;
 }
 
 /// A file that has its name.

@@ -11,7 +11,7 @@ use rust_hdf5::{H5Dataset, H5File};
 use super::column::failed;
 use super::hdf5::{CoordsColumn, create_file, publish};
 use super::inspect::{ROWS, damaged, dtype, shape};
-use super::{CoordsAttributes, FEATURES_SCHEMA, Published, RootAttributes, SLIDE_FEATURES_SCHEMA};
+use super::{CoordsAttributes, FEATURES_SCHEMA, FeatureWriter, Published, RootAttributes, SLIDE_FEATURES_SCHEMA};
 use crate::error::{Error, Result};
 use crate::record::publish::TempFile;
 
@@ -106,6 +106,19 @@ impl Bag {
             return Ok(wide.iter().map(|v| *v as f32).collect());
         }
         self.features.read_slice(&at, &size).map_err(damaged)
+    }
+
+    /// Pushes all rows into a writer, some at a time: where a slide goes on that was stopped.
+    ///
+    /// # Errors
+    /// [`Error::Output`] where they cannot be decoded, or the writer's.
+    pub fn copy_to(&self, writer: &mut dyn FeatureWriter) -> Result<()> {
+        let mut done = 0;
+        self.read(|values| {
+            let coords = &self.coords[done..done + values.len() / self.dim.max(1)];
+            done += coords.len();
+            writer.push(values, coords)
+        })
     }
 
     /// All features, N·D values, row-major.
@@ -218,7 +231,7 @@ pub fn write_vector(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::{EncoderAttributes, FeatureFile, FeatureWriter, Precision, inspect};
+    use crate::features::{EncoderAttributes, FeatureFile, Precision, inspect};
 
     #[test]
     fn a_vector_of_each_kind_of_file() {

@@ -16,6 +16,7 @@ use super::{FEATURES_SCHEMA, PATCHES_SCHEMA, Precision, SLIDE_FEATURES_SCHEMA};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::record::canary::Canary;
+use crate::record::checkpoint::{self, Checkpoint};
 use crate::record::contract::{Contract, canonical, read_contract};
 use crate::record::{Record, artefacts, done, grid_dirs, list, publish, record_path, record_paths};
 
@@ -30,6 +31,8 @@ pub struct Report {
     pub bytes: u64,
     /// Rows in the feature files.
     pub rows: u64,
+    /// Slides that a stopped run has begun, and the next one will go on with.
+    pub begun: u64,
     /// Everything that is wrong, in alphabetical order of `what`.
     pub problems: Vec<Problem>,
 }
@@ -69,6 +72,7 @@ impl Report {
         self.files += other.files;
         self.bytes += other.bytes;
         self.rows += other.rows;
+        self.begun += other.begun;
         let place = |what: String| if prefix.is_empty() { what } else { format!("{prefix}/{what}") };
         self.problems.extend(other.problems.into_iter().map(|p| Problem { what: place(p.what), ..p }));
     }
@@ -112,6 +116,21 @@ fn check_grid(grid: &Path) -> std::io::Result<Report> {
             named.extend(files);
         }
     }
+    for artefact in checkpoint::artefacts(grid)? {
+        let folder = format!("{}/{artefact}", checkpoint::DIRECTORY);
+        for id in checkpoint::ids(grid, &artefact)? {
+            match Checkpoint::read(grid, &artefact, &id).and_then(|c| c.map(|c| c.check_rows(grid)).transpose()) {
+                Ok(Some(_)) => report.begun += 1,
+                Ok(None) => {
+                    report.tell(format!("{folder}/{id}.h5"), "rows of no checkpoint (of a run that was cut off)")
+                }
+                Err(e) => {
+                    report.tell(format!("{folder}/{id}.json"), format!("{e} (the next run begins the slide anew)"))
+                }
+            }
+        }
+        folders.insert(folder);
+    }
     for (name, is_dir) in list(grid)? {
         if is_dir && (name.starts_with("features_") || name.starts_with("slide_features_")) {
             folders.insert(name);
@@ -122,7 +141,11 @@ fn check_grid(grid: &Path) -> std::io::Result<Report> {
             let path = format!("{folder}/{name}");
             if publish::is_part(&name) {
                 report.tell(path, "unfinished: a run is at work, or was cut off (the next run removes it)");
-            } else if !is_dir && name.ends_with(".h5") && !named.contains(&path) {
+            } else if !is_dir
+                && name.ends_with(".h5")
+                && !folder.starts_with(checkpoint::DIRECTORY)
+                && !named.contains(&path)
+            {
                 report.tell(path, "no record names it");
             }
         }

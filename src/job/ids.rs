@@ -67,6 +67,15 @@ fn listed_once(slides: &[Found]) -> Result<()> {
     Ok(())
 }
 
+/// The fingerprint of the content of the slide that has this id; `None` where it is not known.
+#[must_use]
+pub fn fingerprint_of(out: &Path, id: &str) -> Option<String> {
+    let file = out.join(PRIVATE).join("ids").join(format!("{id}.json"));
+    let listed = || table::read_entry(&file).map(|entry| entry.fingerprint);
+    let known = keep::read_claim(&file).map(|claim| claim.fingerprint).or_else(listed);
+    known.filter(|fingerprint| !fingerprint.is_empty())
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

@@ -1,6 +1,7 @@
 //! A run over slides and its OUT directory: which slides there are (`discover`), what they are called (`ids`), what is done
 //! already, and in which order files appear so that nothing half-made is ever taken for finished.
 
+mod checkpoints;
 pub mod discover;
 pub mod ids;
 pub mod lease;
@@ -28,7 +29,9 @@ use crate::features::{
 use crate::pipeline::Outcome;
 use crate::pipeline::canary::Observed;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
+use crate::pipeline::resume::Resume;
 use crate::record::canary::{CANARIES, Canary};
+use crate::record::checkpoint;
 use crate::record::contract::{
     Contract, EncoderContract, GridContract, StorageContract, check_contract, claim_contract,
 };
@@ -169,6 +172,7 @@ impl Job {
         directories.extend(failures::directories(&self.out)?);
         directories.extend(lease::directories(&self.out.join(PRIVATE))?);
         for grid in grid_dirs(&self.out)? {
+            checkpoint::sweep_finished(&grid)?;
             directories.extend(["contracts", "overviews"].map(|name| grid.join(name)));
             let of = |a: String| [grid.join("records").join(&a), grid.join(CANARIES).join(&a), grid.join(a)];
             directories.extend(artefacts(&grid)?.into_iter().flat_map(of));
@@ -195,10 +199,14 @@ impl Job {
         Ok(())
     }
 
+    fn onnxruntime(&self) -> Option<&str> {
+        self.onnxruntime.get().and_then(Option::as_deref)
+    }
+
     fn runtime(&self) -> Runtime {
         Runtime {
             paraffin: env!("CARGO_PKG_VERSION").into(),
-            onnxruntime: self.onnxruntime.get().cloned().flatten(),
+            onnxruntime: self.onnxruntime().map(Into::into),
             device: self.device.clone(),
         }
     }
@@ -218,6 +226,7 @@ impl Job {
         for grid in grid_dirs(&self.out).map_err(failed)? {
             for artefact in artefacts(&grid).map_err(failed)? {
                 done::retract(&grid, &artefact, id)?;
+                checkpoint::discard(&grid, &artefact, id);
             }
         }
         Ok(())
@@ -282,11 +291,11 @@ impl Job {
         }
     }
 
-    /// Draws the overview of a slide and opens its feature file, under a temporary name.
+    /// Draws the overview of a slide and opens its feature file, under a temporary name, with the rows that it goes on from.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn open_writer(&self, slide: &PlannedSlide) -> Result<Box<dyn FeatureWriter>> {
+    pub fn open_writer(&self, slide: &PlannedSlide, resume: Option<&Resume>) -> Result<Box<dyn FeatureWriter>> {
         let (Some(artefact), Some(encoder)) = (&self.features, &self.encoder) else {
             return Err(Error::Internal("a run without an encoder writes no features".into()));
         };
@@ -297,7 +306,11 @@ impl Job {
             .map_err(|e| Error::write("a feature file", e))?;
         let coords = self.coords_attributes(slide);
         let root = self.root_attributes(slide, artefact);
-        Ok(Box::new(FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?))
+        let mut file = FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?;
+        if let Some(resume) = resume {
+            resume.rows.copy_to(&mut file)?;
+        }
+        Ok(Box::new(file))
     }
 
     /// Publishes a slide's features: coordinates, features, and last the record that makes them count.
@@ -315,7 +328,9 @@ impl Job {
         };
         self.publish_patches(slide, &outcome.unreadable)?;
         let published = writer.finish()?;
-        self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, outcome.unreadable.len())
+        self.write_record(slide, artefact, &format!("{}.h5", slide.spec.id), &published, outcome.unreadable.len())?;
+        checkpoint::discard(&self.grid_dir, &artefact.name, &slide.spec.id);
+        Ok(())
     }
 
     /// Publishes a slide's coordinates; tiles that proved `unreadable` (by their place in the plan) are left out,

@@ -46,6 +46,9 @@ pub fn table(
         let _ = write!(out, ", {warned} with warnings (in their records)");
     }
     let _ = writeln!(out, ": {tiles} tiles in {seconds:.1} s, {} tiles/s", per_second(tiles as f64 / seconds));
+    if meter.tiles_resumed.get() > 0 {
+        let _ = writeln!(out, "{} tiles more were done before a stop", meter.tiles_resumed.get());
+    }
     if tiles > 0 {
         let _ = writeln!(
             out,

@@ -72,6 +72,18 @@ impl BlockStore {
         }
     }
 
+    /// Leaves out the first tiles of the plan, which nobody will read. Call it before any tile is read.
+    pub fn skip(&mut self, level: &Level, plan: &ReadPlan, tiles: &[[i64; 2]]) {
+        for [x, y] in tiles {
+            for part in parts(level, &plan.footprint(*x, *y).0) {
+                let uses = self.uses[(part.block.row * self.columns + part.block.col) as usize].get_mut();
+                *uses = uses.saturating_sub(1);
+            }
+        }
+        self.needed = self.uses.iter_mut().map(|uses| *uses.get_mut()).filter(|uses| *uses > 0).count() as u64;
+        *self.asked.get_mut() = tiles.len();
+    }
+
     /// Whether pixels are brought to sRGB.
     #[must_use]
     pub fn in_srgb(&self) -> bool {

@@ -50,6 +50,8 @@ pub struct Meter {
     pub slides_failed: Count,
     /// Tiles of the slides planned so far.
     pub tiles_planned: Count,
+    /// Tiles that earlier runs had embedded of them.
+    pub tiles_resumed: Count,
     /// Tiles embedded.
     pub tiles_done: Count,
     /// Tiles that could not be read.

@@ -20,13 +20,15 @@ pub mod meter;
 mod pool;
 pub mod prepare;
 pub mod read;
+pub mod resume;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::encoder::Encoder;
 use crate::encoder::card::Input;
@@ -36,6 +38,7 @@ use meter::Meter;
 use pool::Pool;
 use prepare::{PlannedSlide, PrepareOptions, SlideSpec, prepare};
 use read::TileReader;
+use resume::{Begun, Patience, Resume};
 
 /// What a finished slide went through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,13 +52,23 @@ pub struct Outcome {
 /// Takes a slide whose rows are all written.
 pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Outcome) -> Result<()> + Sync + 'a;
 
+/// Opens the feature file of a slide, with the rows that it goes on from.
+pub type OpenWriter<'a> = dyn Fn(&PlannedSlide, Option<&Resume>) -> Result<Box<dyn FeatureWriter>> + Sync + 'a;
+
+/// Takes the rows so far of a slide that is not finished.
+pub type Keep<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, &Begun) -> Result<()> + Sync + 'a;
+
 /// What the pipeline hands to its caller; called from its threads.
 pub struct Hooks<'a> {
     /// Gives the next slide, or `None` where there is none without waiting for other workers: tiles of slides that are read lie in
     /// batches that are not full, and would wait too.
     pub next: &'a (dyn Fn() -> Option<SlideSpec> + Sync),
+    /// Where a slide goes on that was stopped before; asked when it is planned, and after each [`Hooks::keep`] amid it.
+    pub resume: &'a (dyn Fn(&PlannedSlide) -> Option<Resume> + Sync),
     /// Opens the feature file of a slide.
-    pub open_writer: &'a (dyn Fn(&PlannedSlide) -> Result<Box<dyn FeatureWriter>> + Sync),
+    pub open_writer: &'a OpenWriter<'a>,
+    /// Keeps the rows of a slide when the run is stopped, and every [`Staffing::checkpoint_every`].
+    pub keep: &'a Keep<'a>,
     /// Takes a slide whose rows are all written; makes it count as done.
     pub publish: &'a Publish<'a>,
     /// Hears of a slide that failed; the run goes on.
@@ -77,12 +90,19 @@ pub struct Staffing {
     pub encoders: usize,
     /// Tiles in a batch.
     pub batch: usize,
+    /// Time after which the rows of a slide are kept, so that a killed run loses no more; `None` for never.
+    pub checkpoint_every: Option<Duration>,
+    /// How long a run that is to stop waits for the batches in flight before it keeps what is there.
+    pub patience: Duration,
 }
 
 /// A slide in work.
 struct Active {
     number: usize,
     slide: PlannedSlide,
+    /// The tile that it begins at, and the rows before it; taken by the writer.
+    first: usize,
+    resume: Mutex<Option<Resume>>,
     failed: AtomicBool,
     failed_tiles: AtomicU64,
 }
@@ -162,7 +182,7 @@ pub fn run(
                     });
                 }
                 drop((dispatcher, batch_tx, batch_rx, row_tx));
-                write_rows(&row_rx, hooks, meter);
+                write_rows(row_rx, hooks, meter, staffing, stop);
             }
             Err(e) => {
                 end(e);
@@ -194,9 +214,14 @@ fn open_slides(
         }
         let Some(spec) = (hooks.next)() else { return };
         match meter.preparing.time(|| guarded(|| prepare(&spec, options))) {
-            Ok(slide) => {
-                meter.tiles_planned.add(slide.tiles.len() as u64);
-                let active = Active { number, slide, failed: AtomicBool::new(false), failed_tiles: AtomicU64::new(0) };
+            Ok(mut slide) => {
+                let resume = (hooks.resume)(&slide);
+                let Begun { next: first, unreadable } = resume.as_ref().map(|r| r.begun.clone()).unwrap_or_default();
+                slide.skip(first);
+                meter.tiles_planned.add((slide.tiles.len() - first) as u64);
+                meter.tiles_resumed.add(first as u64);
+                let (failed, failed_tiles) = (AtomicBool::new(false), AtomicU64::new(unreadable.len() as u64));
+                let active = Active { number, slide, first, resume: Mutex::new(resume), failed, failed_tiles };
                 if planned.send(Arc::new(active)).is_err() {
                     return;
                 }
@@ -243,7 +268,8 @@ impl Dispatcher {
                     meter.set_current(&active.slide.spec.id);
                     // Before any of its rows: the writer opens the file, and closes it at once if there are no tiles.
                     let _ = rows.send(ToWriter::Begin(active.clone()));
-                    self.current = Some((active, 0));
+                    let first = active.first;
+                    self.current = Some((active, first));
                 }
             }
         }
@@ -280,10 +306,10 @@ impl Reader<'_> {
                 self.pool.give(tiles);
                 return;
             }
-            if let (Some((first, row)), Some((last, _))) = (work.first(), work.last()) {
+            if let (Some((first, row)), Some((last, last_row))) = (work.first(), work.last()) {
                 first.slide.read_ahead(*row);
                 if !Arc::ptr_eq(first, last) {
-                    last.slide.read_ahead(0);
+                    last.slide.read_ahead(*last_row);
                 }
             }
             let entries = self.meter.reading.time(|| {
@@ -367,9 +393,38 @@ struct Assembly {
     /// Rows that came before their turn; `None` for an unreadable tile.
     early: HashMap<usize, Option<Vec<f32>>>,
     outcome: Outcome,
+    /// When its rows were last kept, or it began.
+    kept: Instant,
 }
 
 impl Assembly {
+    /// Opens a slide's file, with the rows that it goes on from.
+    fn open(active: Arc<Active>, resume: Option<Resume>, hooks: &Hooks) -> Result<Self> {
+        let writer = guarded(|| (hooks.open_writer)(&active.slide, resume.as_ref()))?;
+        let Begun { next, unreadable } = resume.map(|r| r.begun).unwrap_or_default();
+        let outcome = Outcome { written: (next - unreadable.len()) as u64, unreadable };
+        Ok(Assembly { active, writer, next, early: HashMap::new(), outcome, kept: Instant::now() })
+    }
+
+    /// Keeps the rows so far; only those in the plan's order, without a gap.
+    fn keep(self, hooks: &Hooks) -> Result<(Arc<Active>, HashMap<usize, Option<Vec<f32>>>)> {
+        let Assembly { active, writer, next, early, outcome, .. } = self;
+        let begun = Begun { next, unreadable: outcome.unreadable };
+        guarded(|| (hooks.keep)(&active.slide, writer, &begun))?;
+        Ok((active, early))
+    }
+
+    /// Keeps the rows so far and goes on from them.
+    fn keep_and_go_on(self, hooks: &Hooks) -> Result<Self> {
+        let next = self.next;
+        let (active, early) = self.keep(hooks)?;
+        let resume = (hooks.resume)(&active.slide).filter(|r| r.begun.next == next);
+        if resume.is_none() {
+            return Err(Error::Output("its checkpoint is gone: another run works on this slide".into()));
+        }
+        Ok(Assembly { early, ..Assembly::open(active, resume, hooks)? })
+    }
+
     fn put(&mut self, row: usize, values: Option<&[f32]>) -> Result<()> {
         if row != self.next {
             self.early.insert(row, values.map(<[f32]>::to_vec));
@@ -398,42 +453,66 @@ impl Assembly {
     }
 }
 
-/// Brings rows into plan order, writes them, and publishes slides whose rows are all there.
-fn write_rows(rows: &Receiver<ToWriter>, hooks: &Hooks, meter: &Meter) {
+/// How often a run that waits for rows looks whether it is to stop.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Brings rows into plan order, writes them, and publishes slides whose rows are all there. After `stop` it keeps the rows of
+/// the others, when the last batch in flight is there or [`Staffing::patience`] is over.
+fn write_rows(rows: Receiver<ToWriter>, hooks: &Hooks, meter: &Meter, staffing: Staffing, stop: &AtomicBool) {
     let mut open: BTreeMap<usize, Assembly> = BTreeMap::new();
     let fail = |slide: &PlannedSlide, error: &Error| {
-        meter.slides_failed.add(1);
-        (hooks.failed)(&slide.spec, error);
+        // A run that was stopped while it waited has not failed.
+        if !matches!(error, Error::Interrupted) {
+            meter.slides_failed.add(1);
+            (hooks.failed)(&slide.spec, error);
+        }
     };
-    for message in rows {
+    let mut patience = Patience::new(stop, staffing.patience);
+    while !patience.is_over() {
+        let message = match rows.recv_timeout(TICK) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         meter.writing.time(|| match message {
-            ToWriter::Begin(active) => match guarded(|| (hooks.open_writer)(&active.slide)) {
-                Ok(writer) => {
-                    let number = active.number;
-                    let assembly =
-                        Assembly { active, writer, next: 0, early: HashMap::new(), outcome: Outcome::default() };
-                    open.insert(number, assembly);
-                    publish_if_whole(&mut open, number, hooks, meter, &fail);
+            ToWriter::Begin(active) => {
+                let resume = active.resume.lock().ok().and_then(|mut resume| resume.take());
+                match Assembly::open(active.clone(), resume, hooks) {
+                    Ok(assembly) => {
+                        let number = active.number;
+                        open.insert(number, assembly);
+                        publish_if_whole(&mut open, number, hooks, meter, &fail);
+                    }
+                    Err(e) => {
+                        active.failed.store(true, Ordering::Relaxed);
+                        fail(&active.slide, &e);
+                    }
                 }
-                Err(e) => {
-                    active.failed.store(true, Ordering::Relaxed);
-                    fail(&active.slide, &e);
-                }
-            },
+            }
             ToWriter::Rows { entries, values } => {
                 for (i, entry) in entries.iter().enumerate() {
                     // A slide that failed is gone; what was in flight of it is dropped.
-                    let Some(assembly) = open.get_mut(&entry.slide) else { continue };
+                    let Some(mut assembly) = open.remove(&entry.slide) else { continue };
+                    let active = assembly.active.clone();
                     let dim = assembly.writer.dim();
                     let values = entry.readable.then(|| &values[i * dim..(i + 1) * dim]);
-                    if let Err(e) = assembly.put(entry.row, values) {
-                        assembly.active.failed.store(true, Ordering::Relaxed);
-                        if let Some(assembly) = open.remove(&entry.slide) {
-                            fail(&assembly.active.slide, &e);
+                    let whole = |a: &Assembly| a.next == a.active.slide.tiles.len();
+                    let put = assembly.put(entry.row, values).and_then(|()| match staffing.checkpoint_every {
+                        Some(every) if assembly.kept.elapsed() >= every && !whole(&assembly) => {
+                            assembly.keep_and_go_on(hooks)
                         }
-                        continue;
+                        _ => Ok(assembly),
+                    });
+                    match put {
+                        Ok(assembly) => {
+                            open.insert(entry.slide, assembly);
+                            publish_if_whole(&mut open, entry.slide, hooks, meter, &fail);
+                        }
+                        Err(e) => {
+                            active.failed.store(true, Ordering::Relaxed);
+                            fail(&active.slide, &e);
+                        }
                     }
-                    publish_if_whole(&mut open, entry.slide, hooks, meter, &fail);
                 }
             }
             ToWriter::Failed { slide, error } => {
@@ -442,6 +521,14 @@ fn write_rows(rows: &Receiver<ToWriter>, hooks: &Hooks, meter: &Meter) {
                 }
             }
         });
+    }
+    // Nothing is open here unless the run was stopped. Nobody waits to hand over more rows.
+    drop(rows);
+    for assembly in open.into_values().filter(|a| a.next > 0) {
+        let active = assembly.active.clone();
+        if let Err(e) = meter.writing.time(|| assembly.keep(hooks)) {
+            fail(&active.slide, &e);
+        }
     }
 }
 

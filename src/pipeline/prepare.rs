@@ -84,6 +84,12 @@ impl PlannedSlide {
         &self.slide.info().levels[self.plan.level]
     }
 
+    /// Leaves out the first `tiles` of the plan: an earlier run has read them. Call it before any tile is read.
+    pub fn skip(&mut self, tiles: usize) {
+        let level = &self.slide.info().levels[self.plan.level];
+        self.blocks.skip(level, &self.plan, &self.tiles[..tiles]);
+    }
+
     /// Asks for the bytes of the tiles after the one at `row` of the plan.
     pub fn read_ahead(&self, row: usize) {
         self.blocks.read_ahead(self.slide.reader.as_ref(), self.level(), &self.plan, &self.tiles, row);

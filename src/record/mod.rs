@@ -11,6 +11,7 @@
 //! ```
 
 pub mod canary;
+pub mod checkpoint;
 pub mod compat;
 pub mod contract;
 pub mod done;

@@ -76,7 +76,17 @@ impl TempFile {
     /// # Errors
     /// The operating system's reason; the destination is then as it was, or already replaced if only the directory could
     /// not be synced.
-    pub fn commit(mut self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<()> {
+        let destination = self.destination.clone();
+        self.commit_as(&destination)
+    }
+
+    /// [`TempFile::commit`] under another name on the same file system, in a directory that exists.
+    ///
+    /// # Errors
+    /// As [`TempFile::commit`].
+    pub fn commit_as(mut self, destination: &Path) -> io::Result<()> {
+        destination.clone_into(&mut self.destination);
         File::open(&self.path)?.sync_all()?;
         fs::rename(&self.path, &self.destination)?;
         self.committed = true;
