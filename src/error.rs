@@ -127,6 +127,20 @@ impl Error {
         }
     }
 
+    /// Whether OUT has no room left: a full disk or a quota.
+    #[must_use]
+    pub fn wants_space(&self) -> bool {
+        matches!(self, Error::Write { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+    }
+
+    /// Whether nothing else can be written to OUT either: no room, read-only, its share gone.
+    #[must_use]
+    pub fn shuts_out(&self) -> bool {
+        let Error::Write { source, .. } = self else { return false };
+        self.wants_space()
+            || matches!(source.raw_os_error(), Some(libc::EROFS | libc::ESTALE | libc::ENOTCONN | libc::ENODEV))
+    }
+
     /// An output that could not be written; `what` is relative to OUT.
     pub fn write(what: impl Into<String>, source: io::Error) -> Self {
         Error::Write { what: what.into(), source }

@@ -211,7 +211,7 @@ fn a_killed_run_goes_on_where_rows_were_last_kept() {
     words[3] = text(&out);
     words.extend(["--checkpoint-every", "1", "--progress", "lines"]);
     let mut child = paraffin(&words).stderr(Stdio::piped()).spawn().expect("starts");
-    let lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     let kept = lines.find(|l| l.contains(": kept ")).expect("rows were kept");
     child.kill().expect("kills");
     child.wait().expect("ends");

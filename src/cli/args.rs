@@ -308,6 +308,9 @@ pub struct RunArgs {
     /// Exit code of a run that SIGTERM, SIGINT or SIGUSR1 stopped
     #[arg(long, value_name = "CODE", default_value_t = 75, help_heading = "Run")]
     pub exit_on_term: u8,
+    /// Where OUT has no room left, wait until it has instead of ending
+    #[arg(long, help_heading = "Run")]
+    pub wait_for_space: bool,
     /// Do not draw overview pictures
     #[arg(long, help_heading = "Run")]
     pub no_overviews: bool,

@@ -89,8 +89,11 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             open_writer: &|slide, resume| job.open_writer(slide, resume),
             keep: &|slide, writer, begun| {
                 run.leases.check(&slide.spec.id)?;
-                job.keep(slide, writer, begun)?;
                 let (id, next, all) = (&slide.spec.id, begun.next, slide.tiles.len());
+                if let Err(e) = job.keep(slide, writer, begun) {
+                    tell.line(&format!("{id}: the first {next} of {all} tiles are lost: {e}"));
+                    return Err(e);
+                }
                 tell.line(&format!("{id}: kept {next} of {all} tiles"));
                 Ok(())
             },

@@ -25,6 +25,7 @@ mod log;
 mod manifest;
 mod merge;
 mod metrics;
+mod outage;
 mod plan;
 mod progress;
 mod report;

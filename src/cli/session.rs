@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::args::{RunArgs, SlideArgs};
 use super::log::LogFormat;
 use super::metrics::Metrics;
+use super::outage::{Heard, Outage, waiter};
 use super::progress::{Progress, Teller};
 use super::signals::Signals;
 use super::worker_args::ShardArgs;
@@ -82,12 +83,14 @@ pub struct Running<'a> {
     /// Slides that failed here.
     failed: AtomicUsize,
     max_failures: usize,
+    outage: Outage,
 }
 
 impl Running<'_> {
     /// Tells of a slide that is published, and gives its lease back.
     pub fn finished(&self, slide: &PlannedSlide, outcome: &Outcome) {
         let id = &slide.spec.id;
+        self.outage.is_over();
         self.leases.release(id);
         let mut line = format!("{id}: {} {}", outcome.written, plural(outcome.written as usize, "tile"));
         if !outcome.unreadable.is_empty() {
@@ -118,6 +121,12 @@ impl Running<'_> {
             self.log.event("slide-lost", json!({ "id": spec.id }));
             self.queue.lost(spec);
             return;
+        }
+        match self.outage.hears(error) {
+            Heard::ItsOwn => {}
+            Heard::Total => self.stop.store(true, Ordering::Relaxed),
+            // What was in flight is not to blame.
+            Heard::Known => return self.leases.release(&spec.id),
         }
         let message = told(error, &spec.path, self.naming.mode);
         // Encrypting fails only where the system has no random numbers; then the path is not kept.
@@ -242,6 +251,9 @@ impl Session {
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, log, specs.len() as u64, &meter);
         let stop = signals.from_now_on_stop();
+        if run.wait_for_space {
+            job.wait_for_space(waiter(progress.teller(), stop.clone()));
+        }
         let exit_on_term = run.exit_on_term;
         let state = {
             let (meter, slides) = (meter.clone(), specs.len() as u64);
@@ -345,17 +357,20 @@ impl Session {
             warned: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             max_failures: max_failures.map_or(usize::MAX, NonZeroUsize::get),
+            outage: Outage::default(),
         };
         let mut result = work(&running);
+        if let Err(Error::Interrupted) = result {
+            result = Err(running.outage.take_error().unwrap_or(Error::Interrupted));
+        }
         let (elsewhere, warned) = (running.queue.done_elsewhere(), running.warned.into_inner());
         let gave_up = max_failures.filter(|n| running.failed.into_inner() >= n.get());
         let shown = progress.shows();
         drop((progress, metrics));
         let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The last worker to leave sums up what all have done; summing up takes a look at every record.
-        if leases.leave()? && job.has_begun() {
-            job.write_manifest()?;
-        }
+        let manifest =
+            leases.leave().and_then(|last| if last && job.has_begun() { job.write_manifest() } else { Ok(()) });
         // Of a run that could not start there is nothing to tell but why.
         let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;
         if log.is_text() && ((shown && ran && any_tiles) || !failures.is_empty()) {
@@ -391,6 +406,7 @@ impl Session {
             result = Ok(());
         }
         result?;
+        manifest?;
         Ok(ExitCode::from(exit_code))
     }
 }

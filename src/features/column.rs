@@ -11,9 +11,18 @@ use crate::error::{Error, Result};
 pub(crate) fn failed(error: rust_hdf5::Hdf5Error) -> Error {
     let source = match error {
         rust_hdf5::Hdf5Error::Io(e) => e,
-        other => io::Error::other(other.to_string()),
+        other => {
+            let text = other.to_string();
+            // The system's reason is inside, in a type that cannot be named from here; it tells a full disk from a bug.
+            os_error(&text).map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error)
+        }
     };
     Error::write("an HDF5 file", source)
+}
+
+/// The number in what the standard library says of a system's error: "... (os error 28)".
+fn os_error(text: &str) -> Option<i32> {
+    text.rsplit_once("(os error ")?.1.strip_suffix(')')?.parse().ok()
 }
 
 /// Stored element, little-endian.
@@ -136,5 +145,17 @@ impl Column {
             }
         }
         builder.create(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_reason_is_found_in_the_words() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(os_error(&format!("hdf5-io error: I/O error: {full}")), Some(libc::ENOSPC));
+        assert_eq!(os_error("invalid state"), None);
     }
 }

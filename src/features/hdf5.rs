@@ -22,6 +22,8 @@ const FEATURE_ROWS: usize = 256;
 const COORD_ROWS: usize = 4096;
 const FEATURE_DEFLATE: u32 = 1;
 const COORDS_DEFLATE: u32 = 6;
+/// What a file's structures take beside its chunks, and more.
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// The feature file of one slide, under construction.
 pub struct FeatureFile {
@@ -33,6 +35,8 @@ pub struct FeatureFile {
     precision: Precision,
     dim: usize,
     moments: Accumulator,
+    /// Whether room was reserved that may not have been needed.
+    reserved: bool,
 }
 
 impl FeatureFile {
@@ -58,7 +62,7 @@ impl FeatureFile {
         let deflate = (precision == Precision::F32M10).then_some(FEATURE_DEFLATE);
         let features = Column::new("features", kind, dim, FEATURE_ROWS, deflate);
         let (coords, moments) = (CoordsColumn::new(coords), Accumulator::new(dim));
-        Ok(FeatureFile { features, coords, file, temp, precision, dim, moments })
+        Ok(FeatureFile { features, coords, file, temp, precision, dim, moments, reserved: false })
     }
 
     /// Completes the file and gives it its name; see [`FeatureWriter::finish`].
@@ -70,13 +74,30 @@ impl FeatureFile {
         self.finish_as(&destination)
     }
 
+    /// Makes sure that the next chunk of rows, or the end of the file, has room on the disk. Nothing is known of it on file
+    /// systems that cannot tell.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where there is none.
+    pub fn reserve(&mut self) -> Result<()> {
+        let chunk = FEATURE_ROWS * self.dim * size_of::<f32>() + COORD_ROWS * 2 * size_of::<i64>();
+        self.reserved = true;
+        self.temp.reserve((2 * chunk) as u64 + RESERVE_BYTES).map_err(|e| Error::write("a feature file", e))
+    }
+
+    /// Whether the next rows bring a chunk to the disk.
+    #[must_use]
+    pub fn is_due(&self, rows: usize) -> bool {
+        self.features.buffered + rows >= FEATURE_ROWS
+    }
+
     fn finish_as(mut self, destination: &Path) -> Result<Published> {
         self.features.finish(&self.file)?;
         self.coords.finish(&self.file)?;
         let rows = self.features.rows() as u64;
         // Datasets hold the file too; they go first.
         drop((self.features, self.coords));
-        let published = publish_as(self.file, self.temp, destination, rows)?;
+        let published = publish_as(self.file, self.temp, destination, rows, self.reserved)?;
         Ok(Published { moments: Some(self.moments.moments()), ..published })
     }
 }
@@ -160,15 +181,18 @@ pub(super) fn create_file(temp: &TempFile, schema: &str, root: &RootAttributes) 
 
 pub(super) fn publish(file: H5File, temp: TempFile, rows: u64) -> Result<Published> {
     let destination = temp.destination().to_owned();
-    publish_as(file, temp, &destination, rows)
+    publish_as(file, temp, &destination, rows, false)
 }
 
-fn publish_as(file: H5File, temp: TempFile, destination: &Path, rows: u64) -> Result<Published> {
+fn publish_as(file: H5File, temp: TempFile, destination: &Path, rows: u64, reserved: bool) -> Result<Published> {
     // Without sync: committing syncs.
     file.close_no_sync().map_err(failed)?;
     let write = |e| Error::write("an HDF5 file", e);
     let sha256 = digest::file_sha256(temp.path()).map_err(write)?;
     let bytes = std::fs::metadata(temp.path()).map_err(write)?.len();
+    if reserved {
+        temp.release().map_err(write)?;
+    }
     temp.commit_as(destination).map_err(write)?;
     Ok(Published { rows, bytes, sha256, moments: None })
 }

@@ -8,6 +8,7 @@ pub mod lease;
 pub mod plan;
 pub mod queue;
 pub mod shard;
+mod space;
 pub mod status;
 pub mod summary;
 pub mod table;
@@ -44,6 +45,8 @@ use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
 use crate::tissue::TissueMethod;
 use ids::PRIVATE;
+pub use space::WaitForSpace;
+use space::{Patient, Space};
 use vectors::Vectors;
 pub use vectors::{SlideLevel, VectorsMade};
 
@@ -71,6 +74,7 @@ pub struct Job {
     device: String,
     /// ONNX Runtime's version, if a model runs; known when the run has begun.
     onnxruntime: OnceLock<Option<String>>,
+    space: Space,
 }
 
 /// What a run does beside planning.
@@ -122,7 +126,13 @@ impl Job {
             overviews: job.overviews,
             device: job.device,
             onnxruntime: OnceLock::new(),
+            space: Space::default(),
         })
+    }
+
+    /// Makes the run wait where OUT has no room left.
+    pub fn wait_for_space(&self, wait: Box<WaitForSpace>) {
+        self.space.wait(wait);
     }
 
     /// What is done to every slide.
@@ -191,10 +201,12 @@ impl Job {
             directories.push("overviews".into());
         }
         directories.extend(self.artefacts().flat_map(|a| [a.name.clone(), format!("records/{}", a.name)]));
-        for directory in directories.iter().map(|d| self.grid_dir.join(d)) {
-            made(publish::create_dir_all(&directory))?;
-        }
-        self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))?;
+        self.space.patiently(|| {
+            for directory in directories.iter().map(|d| self.grid_dir.join(d)) {
+                made(publish::create_dir_all(&directory))?;
+            }
+            self.artefacts().try_for_each(|a| claim_contract(&self.grid_dir, &a.name, &a.contract).map(|_| ()))
+        })?;
         let _ = self.onnxruntime.set(onnxruntime.map(Into::into));
         Ok(())
     }
@@ -302,11 +314,14 @@ impl Job {
         // Here, while tiles are being read, rather than when the last one is written and everybody waits.
         self.draw_overview(slide)?;
         let name = format!("{}.h5", slide.spec.id);
-        let temp = TempFile::new_in(&self.grid_dir.join(&artefact.name), &name)
-            .map_err(|e| Error::write("a feature file", e))?;
-        let coords = self.coords_attributes(slide);
+        let directory = self.grid_dir.join(&artefact.name);
         let root = self.root_attributes(slide, artefact);
-        let mut file = FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)?;
+        let file = self.space.patiently(|| {
+            let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a feature file", e))?;
+            let coords = self.coords_attributes(slide);
+            FeatureFile::create(temp, encoder.card.output.dim, self.precision, coords, &root)
+        })?;
+        let mut file = Patient::new(file, &self.space);
         if let Some(resume) = resume {
             resume.rows.copy_to(&mut file)?;
         }
@@ -341,11 +356,13 @@ impl Job {
     pub fn publish_patches(&self, slide: &PlannedSlide, unreadable: &[usize]) -> Result<()> {
         let name = format!("{}_patches.h5", slide.spec.id);
         let directory = self.grid_dir.join(&self.patches.name);
-        let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
         let root = self.root_attributes(slide, &self.patches);
         let rows = slide.tiles.iter().enumerate().filter(|(row, _)| unreadable.binary_search(row).is_err());
         let coords: Vec<[i64; 2]> = rows.map(|(_, tile)| *tile).collect();
-        let published = write_patches(temp, &coords, self.coords_attributes(slide), &root)?;
+        let published = self.space.patiently(|| {
+            let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
+            write_patches(temp, &coords, self.coords_attributes(slide), &root)
+        })?;
         self.write_record(slide, &self.patches, &name, &published, unreadable.len())
     }
 
@@ -370,7 +387,8 @@ impl Job {
         });
         let jpeg = overview::encode_jpeg(&picture, 85).map_err(|e| Error::Internal(e.to_string()))?;
         let name = format!("overviews/{}.jpg", slide.spec.id);
-        publish::write_atomic(&self.grid_dir.join(&name), &jpeg).map_err(|e| Error::write("an overview", e))
+        let path = self.grid_dir.join(&name);
+        self.space.patiently(|| publish::write_atomic(&path, &jpeg).map_err(|e| Error::write("an overview", e)))
     }
 
     fn write_record(
@@ -420,7 +438,7 @@ impl Job {
             warnings: slide.warnings.clone(),
             runtime: self.runtime(),
         };
-        record.write(&self.grid_dir)?;
+        self.space.patiently(|| record.write(&self.grid_dir))?;
         self.failures().forget(&slide.spec.id);
         Ok(())
     }
@@ -442,7 +460,17 @@ impl Job {
     /// # Errors
     /// [`Error::Write`].
     pub fn write_manifest(&self) -> Result<()> {
-        write_manifest(&self.out)
+        self.space.patiently(|| {
+            self.forget_done()?;
+            write_manifest(&self.out)
+        })
+    }
+
+    /// Forgets the failures of slides that are done: their record was there, but the disk could not say so.
+    fn forget_done(&self) -> Result<()> {
+        let failures = self.failures();
+        failures.all()?.keys().filter(|id| self.status(id).is_done()).for_each(|id| failures.forget(id));
+        Ok(())
     }
 }
 

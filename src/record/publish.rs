@@ -10,6 +10,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -69,6 +70,34 @@ impl TempFile {
     #[must_use]
     pub fn destination(&self) -> &Path {
         &self.destination
+    }
+
+    /// Makes sure that `bytes` more can be written at the end; the file's length stays. `Ok` also where the file system cannot
+    /// do that.
+    ///
+    /// # Errors
+    /// The operating system's reason, such as a full disk.
+    pub fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let end = i64::try_from(file.metadata()?.len() + bytes).unwrap_or(i64::MAX);
+        // SAFETY: the descriptor is open until the end of this function; the call takes numbers only.
+        #[allow(unsafe_code, reason = "the standard library cannot reserve room")]
+        let result = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, end) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if result == 0 => Ok(()),
+            Some(libc::ENOSPC | libc::EDQUOT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives back what was reserved and not written.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub fn release(&self) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        file.set_len(file.metadata()?.len())
     }
 
     /// Makes the content durable and gives it its name, replacing what was there. After `Ok` it survives a power cut.

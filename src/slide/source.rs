@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Gaps up to this size are read over: on a disk or a share a new request costs more.
@@ -21,10 +21,15 @@ pub fn time_spent() -> Duration {
     Duration::from_nanos(SPENT_NS.load(Ordering::Relaxed))
 }
 
+/// Waits before a read that failed for the disk's or the network's sake is tried again.
+const RETRIES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+
 /// An open slide file.
 pub struct Source {
     from: From,
     length: u64,
+    /// A read failed again and again: the others are not tried that often.
+    given_up: AtomicBool,
 }
 
 enum From {
@@ -40,13 +45,13 @@ impl Source {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Source { from: From::File(file), length })
+        Ok(Source { from: From::File(file), length, given_up: AtomicBool::new(false) })
     }
 
     /// A file that is compiled in.
     #[must_use]
     pub fn of_bytes(bytes: &'static [u8]) -> Self {
-        Source { from: From::Memory(bytes), length: bytes.len() as u64 }
+        Source { from: From::Memory(bytes), length: bytes.len() as u64, given_up: AtomicBool::new(false) }
     }
 
     /// Bytes in the file when it was opened.
@@ -80,10 +85,11 @@ impl Source {
         }
     }
 
-    /// Reads exactly `count` bytes at `offset` into `out` (cleared first).
+    /// Reads exactly `count` bytes at `offset` into `out` (cleared first). A failure that may pass, of a disk or a share, is
+    /// tried three times more.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] before anything is allocated where the file is shorter.
+    /// [`io::ErrorKind::UnexpectedEof`] before anything is allocated where the file is shorter; the system's reason.
     pub fn read(&self, offset: u64, count: usize, out: &mut Vec<u8>) -> io::Result<()> {
         if !self.holds(offset, count as u64) {
             return Err(io::Error::new(
@@ -100,10 +106,33 @@ impl Source {
             }
         };
         let start = Instant::now();
-        let result = file.read_exact_at(out, offset);
+        let result = self.read_patiently(file, out, offset);
         SPENT_NS.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         result
     }
+
+    fn read_patiently(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut result = file.read_exact_at(out, offset);
+        for wait in RETRIES {
+            match &result {
+                Err(e) if may_pass(e) && !self.given_up.load(Ordering::Relaxed) => {
+                    std::thread::sleep(wait);
+                    result = file.read_exact_at(out, offset);
+                }
+                _ => return result,
+            }
+        }
+        if result.as_ref().is_err_and(may_pass) {
+            self.given_up.store(true, Ordering::Relaxed);
+        }
+        result.map_err(|e| io::Error::new(e.kind(), format!("{e}, {} times", RETRIES.len() + 1)))
+    }
+}
+
+/// Whether a read may succeed a moment later.
+fn may_pass(error: &io::Error) -> bool {
+    let passing = [libc::EIO, libc::EAGAIN, libc::ETIMEDOUT, libc::EREMOTEIO, libc::ECONNRESET, libc::EHOSTUNREACH];
+    error.raw_os_error().is_some_and(|e| passing.contains(&e))
 }
 
 /// Pieces (offset, count) in the file's order as ranges (start, end), those with small gaps between them as one.

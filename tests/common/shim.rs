@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::{paraffin, root};
+use crate::common::{paraffin, root, text};
 
 /// The library, compiled once a test program; `None` (and a line that says so) where there is no C compiler.
 pub fn library() -> Option<&'static Path> {
@@ -46,7 +46,7 @@ pub fn run_faulty(words: &[&str], settings: &[(&str, &str)]) -> Option<(Option<i
 pub fn count(rule: &str, words: &[&str], directory: &Path) -> Option<u64> {
     let counts = directory.join("counts");
     let rule = format!("{rule},1,1,0");
-    let (code, said) = run_faulty(words, &[("FAULTS", &rule), ("FAULTS_COUNT", super::text(&counts))])?;
+    let (code, said) = run_faulty(words, &[("FAULTS", &rule), ("FAULTS_COUNT", text(&counts))])?;
     assert_eq!(code, Some(0), "{said}");
     let text = std::fs::read_to_string(&counts).expect("counted");
     Some(text.lines().next().and_then(|line| line.parse().ok()).expect("a number"))

@@ -2,10 +2,12 @@
  *
  * FAULTS   rules `op,path,first,count,what` with ';' between them: calls `first` to `first + count - 1` (from 1; count 0: all
  *          later ones) of `op` on files whose path contains `path` end with `what`. op: open read write sync rename unlink
- *          mkdir reserve (fallocate), or `change` for any of write sync rename link unlink mkdir. what: an errno as a number, `kill`
- *          (SIGKILL), `term` (SIGTERM to this process, and the call goes on), `gone` (unlinks the file, and the call goes on).
+ *          mkdir reserve (fallocate), or `change` for any of write sync rename link mkdir. what: an errno as a number, `kill`
+ *          (SIGKILL), `term` (SIGTERM to this process, and the call goes on), `gone` (unlinks the file, and the call goes on),
+ *          `full` (creates the file FULL, before the call).
  * FAULTS_COUNT  file that gets, for each rule, how many calls matched it; at exit.
- * FULL     path of a file: while it exists, every write, creation and reservation below FULL_ROOT fails with ENOSPC.
+ * FULL     path of a file: while it exists, writes, creations and reservations below FULL_ROOT fail with ENOSPC; not writes to
+ *          what was reserved before.
  * SLOW     reads of files whose path contains this take SLOW_US microseconds, and all together no more than SLOW_MBPS MB/s.
  * STALL_AFTER  number of such reads after which none ends any more.
  * CLOCK    the wall clock jumps by this many seconds, forth and back, at every call.
@@ -71,10 +73,7 @@ static const char *path_of(int fd, char *buffer, size_t size) {
 
 /* 0, or the errno that the call ends with. */
 static int fault(const char *op, const char *path) {
-    int change = strcmp(op, "read") && strcmp(op, "open");
-    if (full && full_root && strstr(path, full_root) && (change || !strcmp(op, "open")) && strcmp(op, "unlink") &&
-        syscall(SYS_faccessat, AT_FDCWD, full, F_OK) == 0 && (strcmp(op, "sync") && strcmp(op, "rename")))
-        return ENOSPC;
+    int change = strcmp(op, "read") && strcmp(op, "open") && strcmp(op, "unlink") && strcmp(op, "reserve");
     for (int i = 0; i < rule_count; i++) {
         struct rule *r = &rules[i];
         if ((strcmp(r->op, op) && (strcmp(r->op, "change") || !change)) || !strstr(path, r->path)) continue;
@@ -83,9 +82,21 @@ static int fault(const char *op, const char *path) {
         if (!strcmp(r->what, "kill")) { tell(); kill(getpid(), SIGKILL); pause(); }
         else if (!strcmp(r->what, "term")) kill(getpid(), SIGTERM);
         else if (!strcmp(r->what, "gone")) syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+        else if (!strcmp(r->what, "full")) close(syscall(SYS_openat, AT_FDCWD, full, O_WRONLY | O_CREAT, 0600));
         else return atoi(r->what);
     }
     return 0;
+}
+
+static int is_full(const char *path) {
+    return full && full_root && strstr(path, full_root) && !syscall(SYS_faccessat, AT_FDCWD, full, F_OK);
+}
+
+/* Where reserved room ends, by inode. */
+static _Atomic off_t reserved[4096];
+static _Atomic off_t *reserved_of(int fd) {
+    struct stat s;
+    return fstat(fd, &s) ? NULL : &reserved[s.st_ino % 4096];
 }
 
 static int fd_fault(const char *op, int fd) {
@@ -162,9 +173,8 @@ static void forget(int fd, const char *path, int flags) {
 #define FAIL(e) do { int fault_ = (e); if (fault_) { errno = fault_; return -1; } } while (0)
 
 static int do_open(int dir, const char *path, int flags, mode_t mode) {
-    int create = flags & (O_CREAT | O_TRUNC);
     if (rule_count) FAIL(fault("open", path));
-    else if (create && full) FAIL(fault("open", path));
+    if ((flags & O_CREAT) && is_full(path)) FAIL(ENOSPC);
     int fd = syscall(SYS_openat, dir, path, flags, mode);
     if (power) forget(fd, path, flags);
     return fd;
@@ -180,12 +190,29 @@ ssize_t read(int fd, void *to, size_t size) { READ(syscall(SYS_read, fd, to, siz
 ssize_t pread(int fd, void *to, size_t size, off_t at) { READ(syscall(SYS_pread64, fd, to, size, at)); }
 ssize_t pread64(int fd, void *to, size_t size, off_t at) { READ(syscall(SYS_pread64, fd, to, size, at)); }
 
-ssize_t write(int fd, const void *from, size_t size) { FAIL(fd_fault("write", fd)); return syscall(SYS_write, fd, from, size); }
-ssize_t writev(int fd, const struct iovec *v, int n) { FAIL(fd_fault("write", fd)); return syscall(SYS_writev, fd, v, n); }
-ssize_t pwrite(int fd, const void *from, size_t size, off_t at) { FAIL(fd_fault("write", fd)); return syscall(SYS_pwrite64, fd, from, size, at); }
-ssize_t pwrite64(int fd, const void *from, size_t size, off_t at) { FAIL(fd_fault("write", fd)); return syscall(SYS_pwrite64, fd, from, size, at); }
-int fallocate(int fd, int mode, off_t at, off_t size) { FAIL(fd_fault("reserve", fd)); return syscall(SYS_fallocate, fd, mode, at, size); }
-int fallocate64(int fd, int mode, off_t at, off_t size) { FAIL(fd_fault("reserve", fd)); return syscall(SYS_fallocate, fd, mode, at, size); }
+static int write_fault(int fd, off_t end) {
+    char path[4096];
+    FAIL(fd_fault("write", fd));
+    if (full && is_full(path_of(fd, path, sizeof path)) && (!reserved_of(fd) || end > *reserved_of(fd))) FAIL(ENOSPC);
+    return 0;
+}
+#define WRITE(end, call) return write_fault(fd, end) ? -1 : call
+#define NOWHERE (((off_t)1) << 62)
+ssize_t write(int fd, const void *from, size_t size) { WRITE(NOWHERE, syscall(SYS_write, fd, from, size)); }
+ssize_t writev(int fd, const struct iovec *v, int n) { WRITE(NOWHERE, syscall(SYS_writev, fd, v, n)); }
+ssize_t pwrite(int fd, const void *from, size_t size, off_t at) { WRITE(at + (off_t)size, syscall(SYS_pwrite64, fd, from, size, at)); }
+ssize_t pwrite64(int fd, const void *from, size_t size, off_t at) { WRITE(at + (off_t)size, syscall(SYS_pwrite64, fd, from, size, at)); }
+
+static int reserve(int fd, int mode, off_t at, off_t size) {
+    char path[4096];
+    FAIL(fd_fault("reserve", fd));
+    if (full && is_full(path_of(fd, path, sizeof path))) FAIL(ENOSPC);
+    int result = syscall(SYS_fallocate, fd, mode, at, size);
+    if (!result && full && reserved_of(fd)) *reserved_of(fd) = at + size;
+    return result;
+}
+int fallocate(int fd, int mode, off_t at, off_t size) { return reserve(fd, mode, at, size); }
+int fallocate64(int fd, int mode, off_t at, off_t size) { return reserve(fd, mode, at, size); }
 
 static int do_sync(int fd, int call) {
     char path[4096];

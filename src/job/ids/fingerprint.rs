@@ -1,11 +1,11 @@
 //! Whether two slides are the same content: a fingerprint of all their files.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 
 use crate::digest::sha256;
 use crate::slide::companions::Companions;
+use crate::slide::source::Source;
 
 /// Size and sha256 of the first and last 64 KiB: told apart in a moment, also over a network. Where a slide has companions,
 /// their count and the sha256 of their names, sizes and samples are added. An unreadable slide has the empty fingerprint and
@@ -32,12 +32,13 @@ pub(super) fn fingerprint(slide: &Path, companions: &Companions) -> String {
 /// Size and sha256 of a file's first and last 64 KiB.
 fn sample(path: &Path) -> io::Result<String> {
     const PIECE: u64 = 64 << 10;
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut bytes = Vec::new();
-    file.by_ref().take(PIECE).read_to_end(&mut bytes)?;
-    file.seek(SeekFrom::Start(length.saturating_sub(PIECE)))?;
-    file.take(PIECE).read_to_end(&mut bytes)?;
+    let source = Source::open(path)?;
+    let length = source.length();
+    let piece = length.min(PIECE) as usize;
+    let (mut bytes, mut last) = (Vec::new(), Vec::new());
+    source.read(0, piece, &mut bytes)?;
+    source.read(length - piece as u64, piece, &mut last)?;
+    bytes.append(&mut last);
     Ok(format!("{length}-{}", sha256(&bytes)))
 }
 

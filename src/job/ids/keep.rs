@@ -87,6 +87,8 @@ fn claim_id(
     }
     match existing {
         Some(existing) if existing.fingerprint == claim.fingerprint => Ok(true),
+        // It cannot be read now. That says nothing of its content, and what is done stays done.
+        Some(existing) if existing.path == claim.path && claim.fingerprint.is_empty() => Ok(true),
         // A list's id means the slide that the list says.
         Some(existing) if existing.path != claim.path && !listed => Ok(false),
         _ => {
