@@ -408,6 +408,12 @@ pub struct EmbedArgs {
     /// Seconds after which the rows of a slide are kept, so that a killed run loses no more; 0 keeps them only at a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Run")]
     pub checkpoint_every: u64,
+    /// Copy slides to this directory (on a near disk, as $TMPDIR) ahead of use, and remove them after it
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub stage_dir: Option<PathBuf>,
+    /// Most bytes there, as 200G [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "stage_dir", help_heading = "Run")]
+    pub stage_bytes: Option<u64>,
     /// Also one vector a slide in slide_features_mean-ENCODER: the mean of its tiles' features
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Slide vectors")]
     pub slide_pooling: Option<SlidePooling>,
@@ -417,6 +423,19 @@ pub struct EmbedArgs {
     /// What a tile is.
     #[command(flatten)]
     pub tiles: TileArgs,
+}
+
+/// Bytes: a whole number, or one with K, M, G or T behind it (of 1024).
+fn size(word: &str) -> Result<u64, String> {
+    let (digits, factor) = match word.char_indices().last() {
+        Some((at, unit)) if !unit.is_ascii_digit() => {
+            let power = "KMGT".find(unit.to_ascii_uppercase()).ok_or("no unit but K, M, G and T")?;
+            (&word[..at], 1u64 << (10 * (power + 1)))
+        }
+        _ => (word, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a whole number of bytes, as 200G".to_string())?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_string())
 }
 
 /// How the features of a slide are pooled.
@@ -568,6 +587,15 @@ mod tests {
         assert_eq!(args.devices().expect("a card").as_slice(), [Device::Cuda(1)]);
         let options = args.tiles.options(&card, 0).expect("fits").tiling;
         assert_eq!((options.target_mpp, options.tile_px), (card.tile.mpp, card.tile.px));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!((size("0"), size("12345"), size("3K"), size("2g")), (Ok(0), Ok(12345), Ok(3072), Ok(2 << 30)));
+        assert_eq!(size("1T"), Ok(1 << 40));
+        for wrong in ["", "G", "1.5G", "-1", "3X", "3GB", "99999999999T", "20 G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

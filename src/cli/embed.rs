@@ -14,10 +14,11 @@ use crate::encoder::device::Devices;
 use crate::encoder::library;
 use crate::encoder::registry::{self, Available};
 use crate::error::{Error, Result};
+use crate::job::stage::Stage;
 use crate::job::summary::plural;
 use crate::job::{Job, JobOptions, VectorsMade};
 use crate::pipeline::canary::{self, Through};
-use crate::pipeline::{self, Hooks, Staffing};
+use crate::pipeline::{self, Fetched, Hooks, Staffing};
 
 /// Runs the command.
 ///
@@ -83,8 +84,17 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     let slides = session.slides().to_vec();
     let mut vectors = Vec::new();
     let code = session.run(&job, |run| {
+        let coming = run.queue.coming();
+        let stage = match &args.stage_dir {
+            Some(directory) if !coming.is_empty() => Some(Stage::open(directory, args.stage_bytes, &coming)?),
+            _ => None,
+        };
         let hooks = Hooks {
             next: &|| run.queue.next(),
+            fetch: &|spec| match &stage {
+                Some(stage) => stage.fetch(spec, run.stop),
+                None => Fetched { path: spec.path.clone(), copy: None },
+            },
             resume: &|slide| job.resume(slide, library::version().ok(), &|text| tell.line(text)),
             open_writer: &|slide, resume| job.open_writer(slide, resume),
             keep: &|slide, writer, begun| {
@@ -105,10 +115,24 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             },
             failed: &|spec, error| run.failed(spec, error),
         };
-        // Once, but for slides that other workers gave up.
-        while run.queue.wait(run.stop)? {
-            pipeline::run(job.options(), &card.input, open_encoders, staffing, &hooks, run.meter, run.stop)?;
-        }
+        std::thread::scope(|scope| {
+            if let Some(stage) = &stage {
+                scope.spawn(|| stage.copy_ahead(&coming, &|s| run.queue.is_free(s), run.stop, &|text| tell.line(text)));
+            }
+            let work = || {
+                // Once, but for slides that other workers gave up.
+                while run.queue.wait(run.stop)? {
+                    pipeline::run(job.options(), &card.input, open_encoders, staffing, &hooks, run.meter, run.stop)?;
+                }
+                Ok(())
+            };
+            // Also after a panic: the copying would wait for ever.
+            let result = pipeline::guarded(work);
+            if let Some(stage) = &stage {
+                stage.close();
+            }
+            result
+        })?;
         if !job.has_begun() {
             // Only vectors are missing, of features that lie there; their mean needs no model.
             job.begin(library::version().ok())?;

@@ -233,6 +233,12 @@ impl Leases {
         }
     }
 
+    /// Whether another worker has a slide, as far as can be seen now.
+    #[must_use]
+    pub fn is_others(&self, id: &str) -> bool {
+        !locked(&self.held).contains(id) && self.file(id).exists()
+    }
+
     /// The ids that anybody has a lease of.
     ///
     /// # Errors

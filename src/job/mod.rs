@@ -9,6 +9,7 @@ pub mod plan;
 pub mod queue;
 pub mod shard;
 mod space;
+pub mod stage;
 pub mod status;
 pub mod summary;
 pub mod table;

@@ -77,6 +77,18 @@ impl<'a> Queue<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The slides that wait, in the order in which [`Queue::next`] comes to them.
+    #[must_use]
+    pub fn coming(&self) -> Vec<SlideSpec> {
+        self.state().coming.iter().cloned().collect()
+    }
+
+    /// Whether a slide is neither done nor another worker's, as far as can be seen now.
+    #[must_use]
+    pub fn is_free(&self, spec: &SlideSpec) -> bool {
+        !self.job.status(&spec.id).is_done() && !self.leases.is_others(&spec.id)
+    }
+
     /// The next slide, leased, or `None` where there is none without waiting.
     #[must_use]
     pub fn next(&self) -> Option<SlideSpec> {

@@ -24,6 +24,7 @@ pub mod resume;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -49,6 +50,14 @@ pub struct Outcome {
     pub unreadable: Vec<usize>,
 }
 
+/// Where a slide is to be read.
+pub struct Fetched {
+    /// Its file, or that of its copy.
+    pub path: PathBuf,
+    /// What keeps the copy there.
+    pub copy: Option<Box<dyn Send + Sync>>,
+}
+
 /// Takes a slide whose rows are all written.
 pub type Publish<'a> = dyn Fn(&PlannedSlide, Box<dyn FeatureWriter>, Outcome) -> Result<()> + Sync + 'a;
 
@@ -63,6 +72,8 @@ pub struct Hooks<'a> {
     /// Gives the next slide, or `None` where there is none without waiting for other workers: tiles of slides that are read lie in
     /// batches that are not full, and would wait too.
     pub next: &'a (dyn Fn() -> Option<SlideSpec> + Sync),
+    /// Says where a slide is to be read: where it lies, or a copy that is there as long as what is returned.
+    pub fetch: &'a (dyn Fn(&SlideSpec) -> Fetched + Sync),
     /// Where a slide goes on that was stopped before; asked when it is planned, and after each [`Hooks::keep`] amid it.
     pub resume: &'a (dyn Fn(&PlannedSlide) -> Option<Resume> + Sync),
     /// Opens the feature file of a slide.
@@ -105,6 +116,8 @@ struct Active {
     resume: Mutex<Option<Resume>>,
     failed: AtomicBool,
     failed_tiles: AtomicU64,
+    /// Goes after the slide itself.
+    _copy: Option<Box<dyn Send + Sync>>,
 }
 
 struct Entry {
@@ -213,15 +226,19 @@ fn open_slides(
             return;
         }
         let Some(spec) = (hooks.next)() else { return };
-        match meter.preparing.time(|| guarded(|| prepare(&spec, options))) {
+        let Fetched { path, copy } = (hooks.fetch)(&spec);
+        let local = SlideSpec { path, ..spec.clone() };
+        match meter.preparing.time(|| guarded(|| prepare(&local, options))) {
             Ok(mut slide) => {
+                slide.spec.path.clone_from(&spec.path);
                 let resume = (hooks.resume)(&slide);
                 let Begun { next: first, unreadable } = resume.as_ref().map(|r| r.begun.clone()).unwrap_or_default();
                 slide.skip(first);
                 meter.tiles_planned.add((slide.tiles.len() - first) as u64);
                 meter.tiles_resumed.add(first as u64);
                 let (failed, failed_tiles) = (AtomicBool::new(false), AtomicU64::new(unreadable.len() as u64));
-                let active = Active { number, slide, first, resume: Mutex::new(resume), failed, failed_tiles };
+                let active =
+                    Active { number, slide, first, resume: Mutex::new(resume), failed, failed_tiles, _copy: copy };
                 if planned.send(Arc::new(active)).is_err() {
                     return;
                 }

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -130,6 +131,69 @@ impl Drop for TempFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// A directory for files of this process alone; removed with all that is in it on drop.
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Creates one in `directory`, which must exist, named like a temporary file for `name`.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub fn new_in(directory: &Path, name: &str) -> io::Result<Self> {
+        let path = directory.join(temporary_name(name));
+        fs::create_dir(&path)?;
+        Ok(TempDir(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes those for `name` whose process on this boot of this host is gone.
+    ///
+    /// # Errors
+    /// The directory cannot be listed. One that cannot be removed is left.
+    pub fn sweep_stale(directory: &Path, name: &str) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let own = entry.file_name().to_str().filter(|n| n.starts_with(&format!(".{name}."))).and_then(parse_part);
+            let Some((part, metadata)) = own.zip(entry.metadata().ok()) else { continue };
+            if metadata.is_dir() && abandoned(&part, &metadata) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // `sweep_stale` gets what is left.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Bytes that this user may still write on the file system of `directory`.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
+    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with a zero byte, and the structure is filled where the call succeeds.
+    #[allow(unsafe_code, reason = "the standard library does not tell")]
+    let stats = unsafe {
+        if libc::statvfs(path.as_ptr(), stats.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        stats.assume_init()
+    };
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
 /// Writes `path` as a whole or not at all, replacing what was there.
