@@ -5,7 +5,7 @@
 //! tiles share, up to slides of some 80,000 pixels' width at full scale; beyond it a block is decoded again rather than kept.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::codec::Scratch;
@@ -36,6 +36,8 @@ pub struct BlockStore {
     decoded: AtomicU64,
     /// Tiles whose bytes were asked for.
     asked: AtomicUsize,
+    /// Blocks whose bytes were: neighbouring tiles share some.
+    asked_blocks: Vec<AtomicBool>,
     /// Applied to every block once, when it is decoded: at the level's resolution, before anything is resampled.
     colours: Option<ToSrgb>,
 }
@@ -62,6 +64,7 @@ impl BlockStore {
             pitch,
             bytes: pitch * (level.block_height / divisor) as usize,
             needed: uses.iter().filter(|n| **n > 0).count() as u64,
+            asked_blocks: uses.iter().map(|_| AtomicBool::new(false)).collect(),
             uses: uses.into_iter().map(AtomicU32::new).collect(),
             slots: Mutex::new(HashMap::new()),
             free: Mutex::new(Vec::new()),
@@ -118,8 +121,8 @@ impl BlockStore {
         }
         let regions = tiles[asked..wanted].iter().map(|[x, y]| plan.footprint(*x, *y).0);
         let mut blocks: Vec<BlockAt> = regions.flat_map(|r| parts(level, &r).map(|part| part.block)).collect();
+        blocks.retain(|at| !self.asked_blocks[self.index(*at) as usize].swap(true, Ordering::Relaxed));
         blocks.sort_unstable();
-        blocks.dedup();
         reader.read_ahead(&blocks);
     }
 

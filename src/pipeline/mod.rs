@@ -234,6 +234,8 @@ fn open_slides(
                 let resume = (hooks.resume)(&slide);
                 let Begun { next: first, unreadable } = resume.as_ref().map(|r| r.begun.clone()).unwrap_or_default();
                 slide.skip(first);
+                // While the readers are busy with the slide before.
+                slide.read_ahead(first);
                 meter.tiles_planned.add((slide.tiles.len() - first) as u64);
                 meter.tiles_resumed.add(first as u64);
                 let (failed, failed_tiles) = (AtomicBool::new(false), AtomicU64::new(unreadable.len() as u64));

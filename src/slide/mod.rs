@@ -4,6 +4,7 @@
 //! same for all formats is built once on top: regions (`region`), the physical resolution (`mpp`), the choice of the
 //! reader ([`Slide::open`]).
 
+mod ahead;
 pub mod aperio;
 pub mod companions;
 pub mod dicom;

@@ -6,10 +6,22 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::ahead::Ahead;
 
 /// Gaps up to this size are read over: on a disk or a share a new request costs more.
 const GAP_BYTES: u64 = 128 << 10;
+
+/// A file is slow when this many reads or more took this long in the mean. The page cache takes microseconds, a solid-state disk
+/// a tenth of this, a share or a disk that seeks several times as long.
+const SLOW_READS: u64 = 4;
+const SLOW_NS: u64 = 1_000_000;
+
+/// In a slow file reads of at most `SMALL_BYTES` (tags, item headers) bring a window of `WINDOW_BYTES` along.
+const SMALL_BYTES: usize = 4 << 10;
+const WINDOW_BYTES: u64 = 256 << 10;
 
 /// Nanoseconds that all threads of this process spent in reads of slide files.
 static SPENT_NS: AtomicU64 = AtomicU64::new(0);
@@ -28,12 +40,17 @@ const RETRIES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis
 pub struct Source {
     from: From,
     length: u64,
+    ahead: Arc<Ahead>,
+    /// The last window and where it begins.
+    window: Mutex<(u64, Vec<u8>)>,
+    /// Reads that somebody waited for: their number and nanoseconds.
+    waited: [AtomicU64; 2],
     /// A read failed again and again: the others are not tried that often.
     given_up: AtomicBool,
 }
 
 enum From {
-    File(File),
+    File(Arc<File>),
     Memory(&'static [u8]),
 }
 
@@ -45,13 +62,24 @@ impl Source {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Source { from: From::File(file), length, given_up: AtomicBool::new(false) })
+        Ok(Source::new(From::File(Arc::new(file)), length))
     }
 
     /// A file that is compiled in.
     #[must_use]
     pub fn of_bytes(bytes: &'static [u8]) -> Self {
-        Source { from: From::Memory(bytes), length: bytes.len() as u64, given_up: AtomicBool::new(false) }
+        Source::new(From::Memory(bytes), bytes.len() as u64)
+    }
+
+    fn new(from: From, length: u64) -> Self {
+        Source {
+            from,
+            length,
+            ahead: Arc::default(),
+            window: Mutex::default(),
+            waited: Default::default(),
+            given_up: AtomicBool::new(false),
+        }
     }
 
     /// Bytes in the file when it was opened.
@@ -66,13 +94,27 @@ impl Source {
         offset.checked_add(count).is_some_and(|end| end <= self.length)
     }
 
-    /// Asks the operating system to fetch these pieces (offset, count) in the background. Pieces with small gaps between them
-    /// become one; nothing happens where the system does not do that, and nothing can fail.
+    /// Fetches these pieces (offset, count) in the background, each to be read once. Pieces with small gaps between them become
+    /// one. The operating system is asked to do it; where reads prove slow all the same, threads do. Nothing can fail.
     pub fn will_need(&self, mut pieces: Vec<(u64, u64)>) {
         pieces.retain(|(offset, count)| *count > 0 && self.holds(*offset, *count));
+        pieces.sort_unstable();
+        pieces.dedup();
+        if let From::File(file) = &self.from
+            && self.is_slow()
+        {
+            self.ahead.order(file, &pieces, GAP_BYTES);
+            return;
+        }
         for (start, end) in joined(pieces) {
             self.advise(start, end);
         }
+    }
+
+    /// Whether the reads of this file so far took long: a share, a disk that seeks.
+    fn is_slow(&self) -> bool {
+        let [reads, nanoseconds] = [0, 1].map(|i| self.waited[i].load(Ordering::Relaxed));
+        reads >= SLOW_READS && nanoseconds / reads >= SLOW_NS
     }
 
     fn advise(&self, start: u64, end: u64) {
@@ -106,9 +148,35 @@ impl Source {
             }
         };
         let start = Instant::now();
-        let result = self.read_patiently(file, out, offset);
-        SPENT_NS.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let was_ahead = self.ahead.take(file, offset, count, out) || self.in_window(file, offset, out);
+        let result = if was_ahead { Ok(()) } else { self.read_patiently(file, out, offset) };
+        let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        SPENT_NS.fetch_add(spent, Ordering::Relaxed);
+        if !was_ahead {
+            self.waited[0].fetch_add(1, Ordering::Relaxed);
+            self.waited[1].fetch_add(spent, Ordering::Relaxed);
+        }
         result
+    }
+
+    /// Reads a few bytes of a slow file with those after them, which are often wanted next.
+    fn in_window(&self, file: &File, offset: u64, out: &mut [u8]) -> bool {
+        if out.len() > SMALL_BYTES || !self.is_slow() {
+            return false;
+        }
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let (start, bytes) = &mut *window;
+        if offset < *start || offset + out.len() as u64 > *start + bytes.len() as u64 {
+            bytes.resize(WINDOW_BYTES.min(self.length - offset) as usize, 0);
+            *start = offset;
+            if file.read_exact_at(bytes, offset).is_err() {
+                bytes.clear();
+                return false;
+            }
+        }
+        let from = (offset - *start) as usize;
+        out.copy_from_slice(&bytes[from..from + out.len()]);
+        true
     }
 
     fn read_patiently(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {

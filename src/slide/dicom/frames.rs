@@ -84,6 +84,16 @@ impl Frames {
         bytes
     }
 
+    /// Fetches these frames in the background, as [`Source::will_need`] does.
+    pub fn will_need(&self, numbers: impl Iterator<Item = u64>) {
+        let Ok(index) = self.index.get_or_init(|| self.find()) else { return };
+        let place = |number: u64| match index {
+            Index::Native { first, bytes } => (number < self.count).then(|| (first + number * bytes, *bytes)),
+            Index::Spans { spans, .. } => spans.get(number as usize).map(|(begin, end)| (*begin, end - begin)),
+        };
+        self.source.will_need(numbers.filter_map(place).collect());
+    }
+
     /// Reads frame `number` to `out` (cleared first), its fragments put together.
     ///
     /// # Errors

@@ -101,6 +101,31 @@ impl DicomLevel {
         Ok(DicomLevel { level, grid_columns, coding, tiles, parts })
     }
 
+    /// The frame of a block, counted through all files; `None` for background.
+    fn frame(&self, row: u32, col: u32) -> Option<u64> {
+        let block = u64::from(row) * u64::from(self.grid_columns) + u64::from(col);
+        match &self.tiles {
+            Tiles::Full(first) => Some(first + block),
+            Tiles::Sparse(there) => there.binary_search_by_key(&block, |(block, _)| *block).ok().map(|at| there[at].1),
+        }
+    }
+
+    /// Which file has a frame.
+    fn part_of(&self, frame: u64) -> usize {
+        self.parts.partition_point(|(first, _)| *first <= frame).saturating_sub(1)
+    }
+
+    /// Fetches blocks (row, column) in the background.
+    pub fn read_ahead(&self, blocks: impl Iterator<Item = (u32, u32)>) {
+        let frames: Vec<u64> = blocks.filter_map(|(row, col)| self.frame(row, col)).collect();
+        for (number, (first, part)) in self.parts.iter().enumerate() {
+            let mut here = frames.iter().filter(|frame| self.part_of(**frame) == number).peekable();
+            if here.peek().is_some() {
+                part.will_need(here.map(|frame| frame - first));
+            }
+        }
+    }
+
     /// Decodes a block; see [`super::super::SlideReader::decode_block`].
     ///
     /// # Errors
@@ -119,19 +144,11 @@ impl DicomLevel {
             width: (size.0 / scale.divisor()) as usize,
             height: (size.1 / scale.divisor()) as usize,
         };
-        let block = u64::from(row) * u64::from(self.grid_columns) + u64::from(col);
-        let frame = match &self.tiles {
-            Tiles::Full(first) => first + block,
-            Tiles::Sparse(there) => match there.binary_search_by_key(&block, |(block, _)| *block) {
-                Ok(at) => there[at].1,
-                Err(_) => {
-                    target.fill_white();
-                    return Ok(Ok(BlockKind::Background));
-                }
-            },
+        let Some(frame) = self.frame(row, col) else {
+            target.fill_white();
+            return Ok(Ok(BlockKind::Background));
         };
-        let at = self.parts.partition_point(|(first, _)| *first <= frame).saturating_sub(1);
-        let (first, part) = &self.parts[at];
+        let (first, part) = &self.parts[self.part_of(frame)];
         let most_bytes = u64::from(size.0) * u64::from(size.1) * 16 + 65536;
         if let Err(why) = part.read(frame - first, most_bytes, &mut scratch.compressed)? {
             return Ok(Err(why));

@@ -265,4 +265,10 @@ impl SlideReader for DicomSlide {
         let decoded = self.levels[at.level].decode((at.row, at.col), scale, scratch, (out, pitch));
         decoded.map_err(Error::Read)?.map_err(|why| Error::Block { level: at.level, col: at.col, row: at.row, why })
     }
+
+    fn read_ahead(&self, blocks: &[BlockAt]) {
+        for (number, level) in self.levels.iter().enumerate() {
+            level.read_ahead(blocks.iter().filter(|at| at.level == number).map(|at| (at.row, at.col)));
+        }
+    }
 }

@@ -177,6 +177,11 @@ impl SlideReader for Ndpi {
         coding.decode(scratch, size, scale, &mut target).map_err(wrong)?;
         Ok(BlockKind::Decoded)
     }
+
+    fn read_ahead(&self, blocks: &[BlockAt]) {
+        let places = blocks.iter().flat_map(|at| self.strips[at.level].places(at.row, at.col));
+        self.tiff.source.will_need(places.collect());
+    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,21 @@ impl Strip {
         Ok(Strip { level, colour, header, begin, end, cut })
     }
 
+    /// Where the bytes of a block lie, as (offset, count).
+    pub fn places(&self, row: u32, col: u32) -> Vec<(u64, u64)> {
+        let Some(cut) = &self.cut else {
+            let from = self.begin + self.header.bytes.len() as u64;
+            return vec![(from, self.end.saturating_sub(from))];
+        };
+        let rows = row * cut.rows..((row + 1) * cut.rows).min(cut.down);
+        let place = |row: u32| {
+            let at = row as usize * cut.across as usize + col as usize;
+            let (from, to) = (cut.starts.get(at)?, cut.starts.get(at + 1)?);
+            Some((self.begin + from, to.saturating_sub(*from)))
+        };
+        rows.filter_map(place).collect()
+    }
+
     /// Puts a block's JPEG together in `scratch.compressed`; returns its width and height.
     ///
     /// # Errors
