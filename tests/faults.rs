@@ -125,8 +125,8 @@ fn where_nothing_can_be_written_the_run_ends_and_says_why() {
         (libc::EIO, "Input/output"),
     ] {
         let out = archive.out("out");
-        // From the first byte of a feature file on.
-        let fault = format!("write,/features_tiny/.,1,0,{errno}");
+        // From the first byte of a feature file on; not that of a lease.
+        let fault = format!("write,.h5.,1,0,{errno}");
         let Some((code, said)) = shim::run_faulty(&archive.words(&out), &[("FAULTS", &fault)]) else { return };
         assert!(code == Some(1) && said.contains("The run ends here") && said.contains(why), "{code:?} {said}");
         // Of a disk that is full one slide tells; other failures must come three times.

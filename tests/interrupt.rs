@@ -1,5 +1,5 @@
 //! Runs that signals and kills stop amid a slide, and how they go on: at the tile, and with the same bytes in the end.
-//! A stop comes at the n-th read of the slide (`tests/shim/faults.c`), not at a moment of the clock.
+//! A stop comes at the n-th write of a file (`tests/shim/faults.c`), not at a moment of the clock.
 
 mod common;
 #[path = "common/shim.rs"]
@@ -66,8 +66,8 @@ fn stopped_at_any_tile_it_goes_on_there_with_the_same_bytes() {
     fs::copy(root().join("testdata/generated/aperio_ycc420_256.svs"), slides.join("b.svs")).expect("copies");
     fs::copy(real_slide(), slides.join("c.svs")).expect("copies");
     let model = model(directory.path());
-    // Opening the real slide takes 168 reads, in each run; the others are its 130 blocks, of some 13 tiles each.
-    let points = [("a.svs", 205), ("a.svs", 205), ("b.svs", 5), ("c.svs", 190), ("c.svs", 205)];
+    // 256 rows a write. The rows of a checkpoint are written again when a slide goes on.
+    let points = [("a", 3), ("a", 4), ("b", 1), ("c", 2), ("c", 4)];
     for (settings, points) in [(&[][..], &points[..]), (&["--precision", "f16", "--batch-size", "7"], &points[3..])] {
         let whole = directory.path().join(format!("whole-{}", settings.len()));
         let words = |out: &Path| {
@@ -82,8 +82,8 @@ fn stopped_at_any_tile_it_goes_on_there_with_the_same_bytes() {
         let words = words(&out);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let (mut stops, mut kept) = (0, 0);
-        for (slide, read) in points {
-            let fault = format!("read,{slide},{read},1,term");
+        for (slide, write) in points {
+            let fault = format!("write,/features_tiny/.{slide}.h5,{write},1,term");
             let Some((code, said)) = shim::run_faulty(&words, &[("FAULTS", &fault)]) else { return };
             println!("{fault}: {code:?}\n{said}");
             assert_eq!(code, Some(75), "{said}");
@@ -101,8 +101,11 @@ fn stopped_at_any_tile_it_goes_on_there_with_the_same_bytes() {
     }
 }
 
-/// The real slide in many tiles, stopped once; the table's rows of the whole run.
-fn stopped(directory: &Path) -> Option<(Vec<String>, PathBuf, BTreeMap<PathBuf, Vec<u8>>, usize)> {
+/// A run that was stopped once: its words, OUT, what OUT is to hold in the end, and its tiles.
+type Stopped = (Vec<String>, PathBuf, BTreeMap<PathBuf, Vec<u8>>, usize);
+
+/// The real slide in many tiles, stopped once.
+fn stopped(directory: &Path) -> Option<Stopped> {
     let slide = directory.join(format!("{ID}.svs"));
     fs::copy(real_slide(), &slide).expect("copies");
     let model = model(directory);
@@ -115,9 +118,27 @@ fn stopped(directory: &Path) -> Option<(Vec<String>, PathBuf, BTreeMap<PathBuf, 
     let out = directory.join("out");
     let words = words(&out);
     let borrowed: Vec<&str> = words.iter().map(String::as_str).collect();
-    let (code, said) = shim::run_faulty(&borrowed, &[("FAULTS", "read,.svs,230,1,term")])?;
+    let (code, said) = shim::run_faulty(&borrowed, &[("FAULTS", &format!("write,/features_tiny/.{ID}.h5,3,1,term"))])?;
     assert!(code == Some(75) && said.contains(": kept "), "{said}");
     Some((words, out, contents(&whole), all))
+}
+
+#[test]
+fn a_stopped_slide_goes_on_under_random_ids_and_tells_no_name() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("slides")).expect("creates");
+    fs::copy(real_slide(), at("slides").join("Mustermann_1962.svs")).expect("copies");
+    let (slides, out, model) = (at("slides"), at("out"), model(directory.path()));
+    let words = ["embed", text(&slides), "-o", text(&out), "--encoder", text(&model), "--tissue", "none"];
+    let words = [&words[..], &["--overlap-px", "64", "--ids", "random"]].concat();
+    let fault = "write,.h5.,3,1,term";
+    let Some((code, said)) = shim::run_faulty(&words, &[("FAULTS", fault)]) else { return };
+    assert!(code == Some(75) && said.contains(": kept ") && !said.contains("Mustermann"), "{said}");
+    assert_eq!(fs::read_dir(grid(&out).join(ARTEFACT)).expect("there").count(), 2, "a checkpoint");
+    run_to(0, &["audit", text(&out), "--against", text(&slides)]);
+    let said = run_to(0, &words);
+    assert!(resumed(&said) > 0 && !said.contains("Mustermann"), "{said}");
 }
 
 #[test]
@@ -240,7 +261,7 @@ fn the_exit_code_is_the_users_and_the_grace_is_kept() {
     let left: Vec<_> = files(&out).into_iter().filter(|f| f.to_string_lossy().ends_with(".part")).collect();
     assert!(left.is_empty(), "{left:?}");
     // A disk that hangs: no read ends, and the run still does.
-    let settings = [("FAULTS", "read,.svs,190,1,term"), ("SLOW", ".svs"), ("SLOW_US", "0"), ("STALL_AFTER", "190")];
+    let settings = [("FAULTS", "read,.svs,190,1,term"), ("SLOW", ".svs"), ("SLOW_US", "0"), ("STALL_AFTER", "189")];
     let mut stalled = words.to_vec();
     stalled.extend(["--grace", "1"]);
     let Some((code, said)) = shim::run_faulty(&stalled, &settings) else { return };

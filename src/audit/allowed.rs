@@ -49,6 +49,8 @@ pub const FILES: &[Rule] = &[
     Rule { path: "{grid}/patches/{id}_patches.h5", content: Content::Hdf5(PATCHES) },
     Rule { path: "{grid}/features_{name}/{id}.h5", content: Content::Hdf5(FEATURES) },
     Rule { path: "{grid}/slide_features_{name}/{id}.h5", content: Content::Hdf5(SLIDE_FEATURES) },
+    Rule { path: "{grid}/checkpoints/features_{name}/{id}.h5", content: Content::Hdf5(FEATURES) },
+    Rule { path: "{grid}/checkpoints/features_{name}/{id}.json", content: Content::Json(CHECKPOINT) },
     Rule { path: "{grid}/overviews/{id}.jpg", content: Content::Jpeg },
     Rule { path: "{grid}/canaries/features_{name}/{hash}.json", content: Content::Json(CANARY) },
 ];
@@ -176,6 +178,21 @@ const RECORD: &[&str] = &[
     "moments.mean.=NUMBERS",
     "moments.std.=NUMBERS",
     "moments.norms.#",
+];
+
+const CHECKPOINT: &[&str] = &[
+    "schema",
+    "id",
+    "artefact",
+    "work.contract_sha256",
+    "work.plan_sha256",
+    "work.runtime.=RUNTIME",
+    "tiles",
+    "next",
+    "unreadable[]",
+    "rows.path",
+    "rows.bytes",
+    "rows.sha256",
 ];
 
 const RUNTIME: &[&str] = &["paraffin", "onnxruntime", "device"];

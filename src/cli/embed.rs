@@ -104,7 +104,11 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
                     tell.line(&format!("{id}: the first {next} of {all} tiles are lost: {e}"));
                     return Err(e);
                 }
-                tell.line(&format!("{id}: kept {next} of {all} tiles"));
+                let log = args.run.log_format;
+                if log.is_text() {
+                    tell.line(&format!("{id}: kept {next} of {all} tiles"));
+                }
+                log.event("slide-kept", json!({ "id": id, "kept": next, "tiles": all }));
                 Ok(())
             },
             publish: &|slide, writer, outcome| {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::progress::Teller;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::job::WaitForSpace;
 
 /// Write failures that are not a slide's own.
@@ -28,7 +28,9 @@ impl Outage {
 
     /// Judges a slide's failure.
     pub fn hears(&self, error: &Error) -> Heard {
-        let Error::Write { what, source } = error else { return Heard::ItsOwn };
+        if !matches!(error, Error::Write { .. }) {
+            return Heard::ItsOwn;
+        }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 += 1;
         if state.1.is_some() {
@@ -37,10 +39,7 @@ impl Outage {
         if !error.shuts_out() && state.0 < Self::MOST {
             return Heard::ItsOwn;
         }
-        let advice = if error.wants_space() { ", or wait with --wait-for-space" } else { "" };
-        let why = format!("{source}. The run ends here: mend that and run the same command again{advice}");
-        let source = std::io::Error::new(source.kind(), why);
-        state.1 = Some(Error::Write { what: format!("to OUT ({what})"), source });
+        state.1 = Some(ending(error));
         Heard::Total
     }
 
@@ -49,10 +48,25 @@ impl Outage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
     }
 
-    /// What ended the run.
-    pub fn take_error(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take()
+    /// The run's result, given what ended it: a stop that has OUT for its reason is not a signal's.
+    pub fn judge(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(Error::Interrupted) => {
+                let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+                Err(known.unwrap_or(Error::Interrupted))
+            }
+            Err(e) if e.shuts_out() => Err(ending(&e)),
+            result => result,
+        }
     }
+}
+
+/// A failure to write that ends the run, with what to do.
+fn ending(error: &Error) -> Error {
+    let Error::Write { what, source } = error else { return Error::Interrupted };
+    let advice = if error.wants_space() { ", or wait with --wait-for-space" } else { "" };
+    let why = format!("{source}. The run ends here: mend that and run the same command again{advice}");
+    Error::Write { what: format!("to OUT ({what})"), source: std::io::Error::new(source.kind(), why) }
 }
 
 /// Waits a moment for room in OUT; says so once in a while. `false` when the run is to stop.

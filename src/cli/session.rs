@@ -250,7 +250,7 @@ impl Session {
         }
         let meter = Arc::new(Meter::default());
         let progress = Progress::start(run.progress, log, specs.len() as u64, &meter);
-        let stop = signals.from_now_on_stop();
+        let stop = signals.begin();
         if run.wait_for_space {
             job.wait_for_space(waiter(progress.teller(), stop.clone()));
         }
@@ -267,7 +267,8 @@ impl Session {
             }
         };
         let timeout = Duration::from_secs(run.lease_timeout);
-        let leases = Leases::join(&run.out, &job.grid_name(), job.goal_name(), timeout, state)?;
+        let join = || Leases::join(&run.out, &job.grid_name(), job.goal_name(), timeout, state.clone());
+        let leases = job.patiently(join)?;
         log.event("run-started", with(started_event, json!({ "worker": leases.worker() })));
         let metrics = run.metrics.clone().map(|file| {
             Metrics::start(file, job.grid_name(), job.goal_name().into(), specs.len() as u64, meter.clone())
@@ -359,10 +360,7 @@ impl Session {
             max_failures: max_failures.map_or(usize::MAX, NonZeroUsize::get),
             outage: Outage::default(),
         };
-        let mut result = work(&running);
-        if let Err(Error::Interrupted) = result {
-            result = Err(running.outage.take_error().unwrap_or(Error::Interrupted));
-        }
+        let mut result = running.outage.judge(work(&running));
         let (elsewhere, warned) = (running.queue.done_elsewhere(), running.warned.into_inner());
         let gave_up = max_failures.filter(|n| running.failed.into_inner() >= n.get());
         let shown = progress.shows();

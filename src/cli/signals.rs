@@ -50,7 +50,7 @@ impl Signals {
     /// From now on a signal sets the flag that is returned. The process then ends within the grace, come what may: what hangs
     /// (a disk, a batch of minutes) would be killed by the scheduler a moment later.
     #[must_use]
-    pub fn from_now_on_stop(self) -> Arc<AtomicBool> {
+    pub fn begin(self) -> Arc<AtomicBool> {
         self.starting.store(false, Ordering::Relaxed);
         let Signals { stop, signalled, grace, exit_code, .. } = self;
         std::thread::spawn(move || {

@@ -328,6 +328,10 @@ impl Leases {
                 take_away(&directory, &id, worker)?;
             }
         }
+        // A power cut may leave leases without contents, which no worker's name is in.
+        if worker.is_empty() {
+            return Ok(());
+        }
         match fs::remove_file(self.worker_file(worker)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

@@ -136,6 +136,14 @@ impl Job {
         self.space.wait(wait);
     }
 
+    /// Does something again while OUT has no room left and the run is to wait for it; see [`Job::wait_for_space`].
+    ///
+    /// # Errors
+    /// Its own, or [`Error::Interrupted`] where the run was stopped while it waited.
+    pub fn patiently<T>(&self, work: impl FnMut() -> Result<T>) -> Result<T> {
+        self.space.patiently(work)
+    }
+
     /// What is done to every slide.
     #[must_use]
     pub fn options(&self) -> &PrepareOptions {

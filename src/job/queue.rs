@@ -174,7 +174,7 @@ impl<'a> Queue<'a> {
         if self.is_over(spec) {
             return Ok(Turn::Over);
         }
-        if !self.leases.acquire(&spec.id)? {
+        if !self.job.patiently(|| self.leases.acquire(&spec.id))? {
             return Ok(Turn::Others);
         }
         // It may have been finished between the look and the lease.

@@ -403,14 +403,16 @@ fn embed_batches(
     }
 }
 
+/// Rows that came before their turn, by their place in the plan; `None` for an unreadable tile.
+type Early = HashMap<usize, Option<Vec<f32>>>;
+
 /// The rows of one slide on their way to its file.
 struct Assembly {
     active: Arc<Active>,
     writer: Box<dyn FeatureWriter>,
     /// The next row in plan order.
     next: usize,
-    /// Rows that came before their turn; `None` for an unreadable tile.
-    early: HashMap<usize, Option<Vec<f32>>>,
+    early: Early,
     outcome: Outcome,
     /// When its rows were last kept, or it began.
     kept: Instant,
@@ -426,7 +428,7 @@ impl Assembly {
     }
 
     /// Keeps the rows so far; only those in the plan's order, without a gap.
-    fn keep(self, hooks: &Hooks) -> Result<(Arc<Active>, HashMap<usize, Option<Vec<f32>>>)> {
+    fn keep(self, hooks: &Hooks) -> Result<(Arc<Active>, Early)> {
         let Assembly { active, writer, next, early, outcome, .. } = self;
         let begun = Begun { next, unreadable: outcome.unreadable };
         guarded(|| (hooks.keep)(&active.slide, writer, &begun))?;

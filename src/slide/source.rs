@@ -14,8 +14,8 @@ use super::ahead::Ahead;
 /// Gaps up to this size are read over: on a disk or a share a new request costs more.
 const GAP_BYTES: u64 = 128 << 10;
 
-/// A file is slow when this many reads or more took this long in the mean. The page cache takes microseconds, a solid-state disk
-/// a tenth of this, a share or a disk that seeks several times as long.
+/// A file is slow when this many reads or more, and half of all, took so long. The page cache takes microseconds, a solid-state disk
+/// a tenth of this, a share or a disk that seeks several times as long. Not the mean: a thread that is put aside once takes long, too.
 const SLOW_READS: u64 = 4;
 const SLOW_NS: u64 = 1_000_000;
 
@@ -43,7 +43,7 @@ pub struct Source {
     ahead: Arc<Ahead>,
     /// The last window and where it begins.
     window: Mutex<(u64, Vec<u8>)>,
-    /// Reads that somebody waited for: their number and nanoseconds.
+    /// Reads that somebody waited for: all, and those that took long.
     waited: [AtomicU64; 2],
     /// A read failed again and again: the others are not tried that often.
     given_up: AtomicBool,
@@ -113,8 +113,8 @@ impl Source {
 
     /// Whether the reads of this file so far took long: a share, a disk that seeks.
     fn is_slow(&self) -> bool {
-        let [reads, nanoseconds] = [0, 1].map(|i| self.waited[i].load(Ordering::Relaxed));
-        reads >= SLOW_READS && nanoseconds / reads >= SLOW_NS
+        let [reads, slow] = [0, 1].map(|i| self.waited[i].load(Ordering::Relaxed));
+        slow >= SLOW_READS && 2 * slow >= reads
     }
 
     fn advise(&self, start: u64, end: u64) {
@@ -154,7 +154,7 @@ impl Source {
         SPENT_NS.fetch_add(spent, Ordering::Relaxed);
         if !was_ahead {
             self.waited[0].fetch_add(1, Ordering::Relaxed);
-            self.waited[1].fetch_add(spent, Ordering::Relaxed);
+            self.waited[1].fetch_add(u64::from(spent >= SLOW_NS), Ordering::Relaxed);
         }
         result
     }
