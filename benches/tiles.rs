@@ -34,7 +34,7 @@ use paraffin::slide::source::Source;
 use paraffin::slide::tiff::{Page, Tiff, tag};
 use paraffin::slide::{BlockAt, Scale, Slide};
 use paraffin::tiling::{DecodeMode, ReadPlan, TilingOptions};
-use paraffin::tissue::{OtsuOptions, TissueMethod};
+use paraffin::tissue::{TissueMethod, TissueOptions};
 use serde_json::{Value, json};
 
 /// What the command line says.
@@ -199,7 +199,8 @@ fn plan(path: &Path, o: &Options, way: &str) -> PlannedSlide {
     let options = PrepareOptions {
         tiling,
         tissue: o.tissue.clone(),
-        otsu: OtsuOptions::default(),
+        model: None,
+        find: TissueOptions::default(),
         icc: IccMode::Off,
         allow_failed_tiles: 0,
     };

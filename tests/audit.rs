@@ -29,7 +29,11 @@ fn site() -> &'static Site {
         run_to(0, &plan);
         run_to(
             0,
-            &["embed", text(&archive), "-o", text(&out), "--mag", "5", "--ids", "random", "--slide-pooling", "mean"],
+            &[
+                &["embed", text(&archive), "-o", text(&out), "--mag", "5", "--ids", "random"][..],
+                &["--slide-pooling", "mean", "--contours"],
+            ]
+            .concat(),
         );
         run_to(0, &["report", text(&out), "--shareable"]);
         Site { _root: root, archive, out }
@@ -76,8 +80,8 @@ fn findings(report: &Value) -> Vec<(String, String, String)> {
 fn a_clean_out_is_clean() {
     let report = audit(0, &site().out, &[]);
     assert_eq!(report["slides"], 1);
-    // The three HDF5 files, their records and contracts, the overview, the canary, the manifest, the plan and the report.
-    assert_eq!(report["files"], 14, "{report}");
+    // The three HDF5 files, their records and contracts, overview, contours, canary, manifest, plan and report.
+    assert_eq!(report["files"], 15, "{report}");
     assert!(report["bytes"].as_u64() > Some(10_000));
     assert!(report["terms"].as_u64() > Some(8), "{report}");
     let said = run_to(0, &["audit", text(&site().out)]);
@@ -214,6 +218,18 @@ fn every_kind_that_is_planted_is_found() {
             json("/canaries/", "\"tiles\": [", "\"tiles\": [\"S24-0077341\", "),
             "slide-name",
             "JSON: /tiles/[]",
+        ),
+        (
+            "an outline's class",
+            json("/contours/", "\"name\":\"", "\"name\":\"S24-0077341 "),
+            "slide-name",
+            "JSON: /features/[]/properties/classification/name",
+        ),
+        (
+            "an outline, by the list",
+            json("/contours/", "\"geometry\"", "\"id\":1,\"geometry\""),
+            "unknown",
+            "JSON: /features/[]",
         ),
         ("a plan", json("plan.jsonl", "{\"id\"", "{\"path\":\"S24-0077341\",\"id\""), "slide-name", "JSON: /path"),
         ("a plan, by the list", json("plan.jsonl", "{\"id\"", "{\"path\":\"x\",\"id\""), "unknown", "JSON: /"),

@@ -17,7 +17,7 @@ use paraffin::record::canary::Canary;
 use paraffin::resample::Filter;
 use paraffin::slide::{BlockAt, BlockKind, Slide, SlideInfo, SlideReader};
 use paraffin::tiling::TilingOptions;
-use paraffin::tissue::{OtsuOptions, TissueMethod};
+use paraffin::tissue::{TissueMethod, TissueOptions};
 use serde_json::Value;
 
 const GRID: &str = "20x_224px_0px_overlap";
@@ -146,7 +146,17 @@ fn other_settings_are_refused_by_name() {
         assert!(found.contains(&field), "{name}: {report:#}");
         let expected: &[&str] = match name {
             "compute" => &["encoder.compute", "encoder.sha256"],
-            "tissue" => &["grid.tissue.method", "grid.tissue.parameters"],
+            // The limits for tiles go with the method.
+            "tissue" => &[
+                "grid.tissue.method",
+                "grid.tissue.parameters.choice",
+                "grid.tissue.parameters.dirt",
+                "grid.tissue.parameters.entropy",
+                "grid.tissue.parameters.fluorescence",
+                "grid.tissue.parameters.otsu",
+                "grid.tissue.parameters.pieces",
+                "grid.tissue.qc.pen",
+            ],
             _ => &[field],
         };
         assert_eq!(found, expected, "{name}: nothing else is refused");
@@ -211,8 +221,9 @@ fn observed(
     let tile = &encoder.card.tile;
     let options = PrepareOptions {
         tiling: TilingOptions { target_mpp: tile.mpp, tile_px: tile.px, resample, ..TilingOptions::default() },
-        tissue: TissueMethod::Otsu,
-        otsu: OtsuOptions::default(),
+        tissue: TissueMethod::Auto,
+        model: None,
+        find: TissueOptions::default(),
         icc: IccMode::Off,
         allow_failed_tiles: 0,
     };

@@ -11,7 +11,7 @@ use paraffin::pipeline::read::TileReader;
 use paraffin::resample::Filter;
 use paraffin::slide::mpp::MppOverride;
 use paraffin::tiling::TilingOptions;
-use paraffin::tissue::{OtsuOptions, TissueMethod};
+use paraffin::tissue::{TissueMethod, TissueOptions};
 
 fn slide(name: &str) -> PathBuf {
     common::root().join("testdata/icc").join(name)
@@ -20,8 +20,14 @@ fn slide(name: &str) -> PathBuf {
 fn plan(path: &Path, icc: IccMode, target_mpp: f64, tile_px: u32) -> paraffin::Result<PlannedSlide> {
     let tiling = TilingOptions { target_mpp, tile_px, ..TilingOptions::default() };
     let spec = SlideSpec { path: path.into(), id: "slide".into(), mpp: MppOverride::default() };
-    let options =
-        PrepareOptions { tiling, tissue: TissueMethod::None, otsu: OtsuOptions::default(), icc, allow_failed_tiles: 0 };
+    let options = PrepareOptions {
+        tiling,
+        tissue: TissueMethod::None,
+        model: None,
+        find: TissueOptions::default(),
+        icc,
+        allow_failed_tiles: 0,
+    };
     prepare(&spec, &options)
 }
 

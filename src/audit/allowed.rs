@@ -52,6 +52,7 @@ pub const FILES: &[Rule] = &[
     Rule { path: "{grid}/checkpoints/features_{name}/{id}.h5", content: Content::Hdf5(FEATURES) },
     Rule { path: "{grid}/checkpoints/features_{name}/{id}.json", content: Content::Json(CHECKPOINT) },
     Rule { path: "{grid}/overviews/{id}.jpg", content: Content::Jpeg },
+    Rule { path: "{grid}/contours/{id}.geojson", content: Content::Json(CONTOURS) },
     Rule { path: "{grid}/canaries/features_{name}/{hash}.json", content: Content::Json(CANARY) },
 ];
 
@@ -117,8 +118,10 @@ const CONTRACT: &[&str] = &[
     "grid.allow_upsample",
     "grid.min_tissue_fraction",
     "grid.tissue.method",
-    "grid.tissue.sha256",
+    "grid.tissue.rules",
     "grid.tissue.parameters.**",
+    "grid.tissue.qc.**",
+    "grid.tissue.given.**",
     "grid.icc",
     "grid.coords",
     "encoder.id",
@@ -180,6 +183,17 @@ const RECORD: &[&str] = &[
     "moments.norms.#",
 ];
 
+const CONTOURS: &[&str] = &[
+    "type",
+    "features[].type",
+    "features[].geometry.type",
+    "features[].geometry.coordinates[][][]",
+    "features[].properties.objectType",
+    "features[].properties.classification.name",
+    "features[].properties.classification.color[]",
+    "features[].properties.measurements.area_mm2",
+];
+
 const CHECKPOINT: &[&str] = &[
     "schema",
     "id",
@@ -224,6 +238,10 @@ const PATCHES: &[&str] = &[
     "coords@level0_height",
     "coords@name",
     "coords@savetodir",
+    "qc",
+    "qc@columns",
+    "qc@mpp",
+    "qc@mpp_blur",
 ];
 
 const FEATURES: &[&str] = &["=PATCHES", "@encoder", "@encoder_sha256", "features"];
@@ -248,7 +266,7 @@ pub fn json_allows(list: &[&str], path: &[String]) -> bool {
 
 fn entry_allows(entry: &str, path: &[String]) -> bool {
     let steps: Vec<&str> =
-        entry.split('.').flat_map(|s| s.strip_suffix("[]").map_or(vec![s], |s| vec![s, "[]"])).collect();
+        entry.split('.').flat_map(|s| [s.trim_end_matches("[]")].into_iter().chain(s.matches("[]"))).collect();
     for (at, step) in steps.iter().enumerate() {
         let Some(name) = path.get(at) else { return true };
         if let Some(other) = step.strip_prefix('=') {
@@ -399,9 +417,21 @@ const OWN_VALUES: &[&str] = &[
     "bicubic",
     "lanczos",
     "off",
+    "auto",
     "otsu",
+    "entropy",
+    "fluorescence",
+    "model",
     "mask",
     "none",
+    "blur",
+    "pen",
+    "black",
+    "FeatureCollection",
+    "Feature",
+    "Polygon",
+    "annotation",
+    "Tissue",
     "f32-m10",
     "f32",
     "f16",

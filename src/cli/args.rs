@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +14,7 @@ use super::worker_args::{MergeArgs, PlanArgs, ShardArgs, StatusArgs};
 use crate::encoder::card::{Card, Compute};
 use crate::encoder::device::{Device, Devices};
 use crate::encoder::registry::DEFAULT_ID;
+use crate::encoder::segment::Segmenter;
 use crate::encoder::slide;
 use crate::error::{Error, Result};
 use crate::features::Precision;
@@ -23,7 +25,7 @@ use crate::pipeline::prepare::PrepareOptions;
 use crate::resample::Filter;
 use crate::slide::mpp::{MppOverride, MppSource};
 use crate::tiling::{DecodeMode, TilingOptions};
-use crate::tissue::{OtsuOptions, TissueMethod};
+use crate::tissue::{QcLimits, TissueMethod, TissueOptions};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -227,14 +229,26 @@ pub struct TileArgs {
     /// Overlap of neighbouring tiles in tile pixels
     #[arg(long, value_name = "PX", visible_alias = "overlap", default_value_t = TilingOptions::default().overlap_px, help_heading = "Tiles")]
     pub overlap_px: u32,
-    /// How tissue is found: none, otsu, or a PNG mask of the whole slide
-    #[arg(long, value_name = "METHOD|PNG", default_value = "otsu", help_heading = "Tiles")]
+    /// How tissue is found: auto (otsu, entropy or fluorescence, by what the slide measures), otsu (stain), entropy (texture: pale
+    /// and fatty tissue), fluorescence (bright on black), none (all of the slide), a mask of one whole slide (.png, .tif, .geojson),
+    /// or a segmentation model (.onnx with its card beside it, or the folder with both)
+    #[arg(long, value_name = "METHOD|FILE", default_value_t = TissueMethod::default(), help_heading = "Tissue")]
     pub tissue: TissueMethod,
+    /// Pieces of tissue smaller than this are dropped, in µm²
+    #[arg(long, value_name = "UM2", default_value_t = TissueOptions::default().pieces.min_area_um2, help_heading = "Tissue")]
+    pub min_tissue_area: f64,
+    /// Holes in tissue smaller than this are filled, in µm²
+    #[arg(long, value_name = "UM2", default_value_t = TissueOptions::default().pieces.min_hole_um2, help_heading = "Tissue")]
+    pub min_hole_area: f64,
+    /// Leave out tiles with larger shares than these: of their tissue out of focus (blur), of their area pen, white, black; as
+    /// blur=0.5,pen=0.1 [default: pen=0.5 where tissue is looked for]
+    #[arg(long, value_name = "NAME=SHARE,...", help_heading = "Tissue")]
+    pub qc: Option<QcLimits>,
     /// Least share of a tile that must be tissue
-    #[arg(long, value_name = "0..1", visible_alias = "min-tissue-proportion", default_value_t = TilingOptions::default().min_tissue_fraction, help_heading = "Tiles")]
+    #[arg(long, value_name = "0..1", visible_alias = "min-tissue-proportion", default_value_t = TilingOptions::default().min_tissue_fraction, help_heading = "Tissue")]
     pub min_tissue_fraction: f64,
     /// Do not treat marker colours as pen (for blue or green stains)
-    #[arg(long, help_heading = "Tiles")]
+    #[arg(long, help_heading = "Tissue")]
     pub no_pen_guard: bool,
     /// Where the reduction is 2, 4 or 8: decode all and resample (exact), or let the JPEG decoder do it (scaled: faster, other pixels)
     #[arg(long, default_value_t = DecodeMode::default(), value_name = "exact|scaled", help_heading = "Tiles")]
@@ -251,11 +265,11 @@ pub struct TileArgs {
 }
 
 impl TileArgs {
-    /// The options for an encoder with this card.
+    /// The options for an encoder with this card; `threads` are for a model that finds tissue.
     ///
     /// # Errors
     /// [`Error::Usage`].
-    pub fn options(&self, card: &Card, allow_failed_tiles: u64) -> Result<PrepareOptions> {
+    pub fn options(&self, card: &Card, allow_failed_tiles: u64, threads: usize) -> Result<PrepareOptions> {
         let target_mpp = match (self.target_mpp, self.mag) {
             (Some(mpp), _) => mpp,
             (None, Some(mag)) if mag > 0.0 => 10.0 / mag,
@@ -272,10 +286,22 @@ impl TileArgs {
             min_tissue_fraction: self.min_tissue_fraction,
         };
         tiling.check()?;
-        let mut otsu = OtsuOptions::default();
-        otsu.pen.enabled = !self.no_pen_guard;
-        Ok(PrepareOptions { tiling, tissue: self.tissue.clone(), otsu, icc: self.icc, allow_failed_tiles })
+        let mut find = TissueOptions::default();
+        find.pen.enabled = !self.no_pen_guard;
+        find.pieces.min_area_um2 = area("--min-tissue-area", self.min_tissue_area)?;
+        find.pieces.min_hole_um2 = area("--min-hole-area", self.min_hole_area)?;
+        find.qc.given = self.qc.unwrap_or_default();
+        let model = match &self.tissue {
+            TissueMethod::Model(path) => Some(Arc::new(Segmenter::find(path, threads)?)),
+            _ => None,
+        };
+        Ok(PrepareOptions { tiling, tissue: self.tissue.clone(), model, find, icc: self.icc, allow_failed_tiles })
     }
+}
+
+/// An area in µm² as it was given.
+fn area(flag: &str, um2: f64) -> Result<f64> {
+    if (0.0..=1e12).contains(&um2) { Ok(um2) } else { Err(Error::Usage(format!("{flag} {um2} is no area in µm²"))) }
 }
 
 /// Where results go and how the run behaves.
@@ -314,6 +340,9 @@ pub struct RunArgs {
     /// Do not draw overview pictures
     #[arg(long, help_heading = "Run")]
     pub no_overviews: bool,
+    /// Write the outlines of tissue to contours/ID.geojson, in level-0 pixels; QuPath opens it, --tissue takes it
+    #[arg(long, help_heading = "Run")]
+    pub contours: bool,
     /// Progress: bars on a terminal and lines elsewhere (auto), or one of them, or none
     #[arg(long, value_enum, default_value_t = ProgressKind::Auto, help_heading = "Run")]
     pub progress: ProgressKind,
@@ -504,6 +533,12 @@ pub struct InfoArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Also look for tissue: which method auto takes and why, how much tissue there is, and which artefacts
+    #[arg(long)]
+    pub tissue: bool,
+    /// Resolution of level 0 in µm per pixel; overrides what the slide states
+    #[arg(long, value_name = "UM")]
+    pub mpp: Option<f64>,
     /// Write a picture of the whole slide (never the label or macro picture) to this JPEG file, which must not exist yet
     #[arg(long, value_name = "JPG")]
     pub thumbnail: Option<PathBuf>,
@@ -577,7 +612,7 @@ mod tests {
             "paraffin embed slides -o out --patch-size 256 --mag 10 --overlap 32 --gpus -1 --min-tissue-proportion 0.5";
         let Command::Embed(args) = Cli::parse_from(words.split(' ')).command else { panic!("embed") };
         let card = crate::encoder::registry::cards().expect("compiled in").remove(0);
-        let options = args.tiles.options(&card, 0).expect("fits").tiling;
+        let options = args.tiles.options(&card, 0, 1).expect("fits").tiling;
         assert_eq!((options.target_mpp, options.tile_px, options.overlap_px), (1.0, 256, 32));
         assert_eq!(options.min_tissue_fraction, 0.5);
         assert!(args.devices().expect("the processor").is_cpu());
@@ -585,7 +620,7 @@ mod tests {
             panic!("embed")
         };
         assert_eq!(args.devices().expect("a card").as_slice(), [Device::Cuda(1)]);
-        let options = args.tiles.options(&card, 0).expect("fits").tiling;
+        let options = args.tiles.options(&card, 0, 1).expect("fits").tiling;
         assert_eq!((options.target_mpp, options.tile_px), (card.tile.mpp, card.tile.px));
     }
 
@@ -615,6 +650,6 @@ mod tests {
             panic!("tiles")
         };
         let card = crate::encoder::registry::cards().expect("compiled in").remove(0);
-        assert!(args.tiles.options(&card, 0).is_err());
+        assert!(args.tiles.options(&card, 0, 1).is_err());
     }
 }

@@ -26,7 +26,7 @@ use crate::pipeline::{self, Fetched, Hooks, Staffing};
 /// What keeps the run from starting or ends all of it; a slide's own failure is in the table and the exit code.
 pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
     let encoder = registry::find(&args.encoder, args.card.as_deref(), args.precision_compute)?;
-    let options = args.tiles.options(&encoder.card, args.run.allow_failed_tiles)?;
+    let options = args.tiles.options(&encoder.card, args.run.allow_failed_tiles, args.run.threads())?;
     let devices = args.devices()?;
     let batch = batch_size(args, &devices, &encoder)?;
     let job = Job::new(
@@ -37,6 +37,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             precision: args.precision,
             slide_level: args.slide_level()?,
             overviews: !args.run.no_overviews,
+            contours: args.run.contours,
             device: devices.to_string(),
         },
     )?;

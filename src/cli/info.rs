@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use super::args::InfoArgs;
 use crate::error::{Error, Result};
+use crate::pipeline::tissue::describe;
 use crate::report::overview;
-use crate::slide::mpp::{Mpp, MppOverride};
+use crate::slide::mpp::{Mpp, MppOverride, MppSource};
 use crate::slide::{Slide, lowpower};
+use crate::tissue::TissueOptions;
 
 /// Runs the command.
 ///
@@ -22,11 +24,21 @@ pub fn run(args: &InfoArgs) -> Result<()> {
         check_thumbnail(path)?;
     }
     let slide = Slide::open(&args.slide)?;
-    let mpp = slide.mpp(MppOverride::default());
+    let given = args.mpp.map(|mpp| (mpp, MppSource::User));
+    let mpp = slide.mpp(MppOverride { given, ..MppOverride::default() });
+    let tissue = match (&mpp, args.tissue) {
+        (Ok(mpp), true) => Some(describe(&slide, *mpp, &TissueOptions::default())?),
+        (Err(e), true) => return Err(Error::Mpp(format!("tissue cannot be looked for: {e}"))),
+        (_, false) => None,
+    };
     if args.json {
-        out!("{:#}", facts(&slide, &mpp));
+        let mut facts = facts(&slide, &mpp);
+        if let Some(tissue) = tissue {
+            facts["tissue"] = tissue;
+        }
+        out!("{facts:#}");
     } else {
-        out!("{}", words(&slide, &mpp).trim_end());
+        out!("{}{}", words(&slide, &mpp), tissue.as_ref().map_or(String::new(), tissue_words));
     }
     match &args.thumbnail {
         Some(path) => write_thumbnail(&slide, args.thumbnail_px, path),
@@ -61,6 +73,19 @@ fn write_thumbnail(slide: &Slide, longest_px: u32, path: &Path) -> Result<()> {
     let jpeg = overview::encode_jpeg(&picture, 85).map_err(|e| Error::Internal(e.to_string()))?;
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     file.and_then(|mut f| f.write_all(&jpeg)).map_err(|e| Error::write("the thumbnail", e))
+}
+
+fn tissue_words(tissue: &Value) -> String {
+    let mut out = format!("\ntissue             {} mm²\n", tissue["area_mm2"]);
+    out += &format!("tissue method      {}", tissue["why"].as_str().unwrap_or_default());
+    let areas = tissue["artefacts_mm2"].as_object().into_iter().flatten();
+    let areas = areas.filter(|(_, mm2)| mm2.as_f64().is_some_and(|mm2| mm2 > 0.0));
+    let areas: Vec<String> = areas.map(|(name, mm2)| format!("{} {mm2} mm²", name.replace('_', " "))).collect();
+    out += &format!("\nartefacts          {}", if areas.is_empty() { "none".into() } else { areas.join(", ") });
+    for warning in tissue["warnings"].as_array().into_iter().flatten() {
+        out += &format!("\nwarning            {}", warning.as_str().unwrap_or_default());
+    }
+    out
 }
 
 fn facts(slide: &Slide, mpp: &Result<Mpp>) -> Value {
@@ -129,5 +154,6 @@ fn words(slide: &Slide, mpp: &Result<Mpp>) -> String {
     for note in &info.notes {
         out += &format!("note               {note}\n");
     }
+    out.truncate(out.trim_end().len());
     out
 }

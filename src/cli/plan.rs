@@ -48,7 +48,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
         Some(card) => card,
         None => registry::find(&args.encoder, None, None)?.card,
     };
-    let options = args.tiles.options(&card, 0)?;
+    let options = args.tiles.options(&card, 0, threads(None))?;
     let job = Job::new(
         options,
         JobOptions {
@@ -57,6 +57,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
             precision: Precision::default(),
             slide_level: Vec::new(),
             overviews: false,
+            contours: false,
             device: "cpu".into(),
         },
     )?;

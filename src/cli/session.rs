@@ -24,7 +24,7 @@ use crate::job::lease::{Leases, WorkerState};
 use crate::job::plan::Plan;
 use crate::job::queue::Queue;
 use crate::job::shard::Shard;
-use crate::job::summary::{self, Failure, plural};
+use crate::job::summary::{self, Doubts, Failure, plural};
 use crate::job::{Job, ids};
 use crate::pipeline::Outcome;
 use crate::pipeline::meter::Meter;
@@ -79,7 +79,7 @@ pub struct Running<'a> {
     log: LogFormat,
     progress: &'a Progress,
     failures: &'a Mutex<Vec<Failure>>,
-    warned: AtomicUsize,
+    doubts: Mutex<Doubts>,
     /// Slides that failed here.
     failed: AtomicUsize,
     max_failures: usize,
@@ -99,8 +99,10 @@ impl Running<'_> {
         for warning in &slide.warnings {
             line += &format!("; {warning}");
         }
-        if !slide.warnings.is_empty() {
-            self.warned.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+            doubts.warned += usize::from(!slide.warnings.is_empty());
+            doubts.tissue.extend(slide.tissue.suspicion.iter().map(|why| (id.clone(), why.clone())));
         }
         self.progress.slide_line(self.meter, &line);
         self.log.event(
@@ -177,8 +179,8 @@ impl Session {
         if found.slides.is_empty() && share.plan.is_none() {
             return Err(Error::Usage("no slides found".into()));
         }
-        if matches!(job.options().tissue, TissueMethod::MaskFile(_)) && found.slides.len() > 1 {
-            return Err(Error::Usage("--tissue MASK.png is a picture of one slide: give one slide at a time".into()));
+        if matches!(job.options().tissue, TissueMethod::Mask(_)) && found.slides.len() > 1 {
+            return Err(Error::Usage("--tissue MASK is a mask of one slide: give one slide at a time".into()));
         }
         use_threads(Some(run.threads()));
         job.open_out()?;
@@ -355,13 +357,14 @@ impl Session {
             log,
             progress: &progress,
             failures: &failures,
-            warned: AtomicUsize::new(0),
+            doubts: Mutex::default(),
             failed: AtomicUsize::new(0),
             max_failures: max_failures.map_or(usize::MAX, NonZeroUsize::get),
             outage: Outage::default(),
         };
         let mut result = running.outage.judge(work(&running));
-        let (elsewhere, warned) = (running.queue.done_elsewhere(), running.warned.into_inner());
+        let elsewhere = running.queue.done_elsewhere();
+        let doubts = running.doubts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let gave_up = max_failures.filter(|n| running.failed.into_inner() >= n.get());
         let shown = progress.shows();
         drop((progress, metrics));
@@ -372,7 +375,7 @@ impl Session {
         // Of a run that could not start there is nothing to tell but why.
         let ran = result.is_ok() || meter.tiles_done.get() + meter.slides_done.get() > 0;
         if log.is_text() && ((shown && ran && any_tiles) || !failures.is_empty()) {
-            let table = summary::table(&meter, started.elapsed(), done_before, elsewhere, &failures, warned);
+            let table = summary::table(&meter, started.elapsed(), done_before, elsewhere, &failures, &doubts);
             eprint!("{table}");
         }
         if let (Some(n), Err(Error::Interrupted)) = (gave_up, &result) {

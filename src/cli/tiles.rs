@@ -22,7 +22,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
         Some(card) => card,
         None => registry::find(&args.encoder, None, None)?.card,
     };
-    let options = args.tiles.options(&card, args.run.allow_failed_tiles)?;
+    let options = args.tiles.options(&card, args.run.allow_failed_tiles, args.run.threads())?;
     let job = Job::new(
         options,
         JobOptions {
@@ -31,6 +31,7 @@ pub fn run(args: &TilesArgs) -> Result<ExitCode> {
             precision: Precision::default(),
             slide_level: Vec::new(),
             overviews: !args.run.no_overviews,
+            contours: args.run.contours,
             device: "cpu".into(),
         },
     )?;

@@ -2,7 +2,7 @@
 //! `registry`, how a tile becomes its input in `preprocess`, how it runs in `onnx` (from the `library`, on a `device`, in smaller
 //! parts by `halving` where its memory is short), how its outputs become an embedding in `outputs`, and how many of it compute
 //! side by side in `crew`. What makes one vector of a slide's tiles
-//! is in `slide`.
+//! is in `slide`, models that find tissue are in `segment`.
 
 pub mod card;
 pub mod crew;
@@ -15,6 +15,7 @@ pub mod onnx_file;
 mod outputs;
 pub mod preprocess;
 pub mod registry;
+pub mod segment;
 pub mod slide;
 pub mod store;
 

@@ -10,7 +10,9 @@ use std::path::Path;
 use rust_hdf5::{H5Dataset, H5File, VarLenUnicode};
 
 use super::column::{Column, Kind, failed};
-use super::{CoordsAttributes, FEATURES_SCHEMA, FeatureWriter, PATCHES_SCHEMA, Precision, Published, RootAttributes};
+use super::{
+    CoordsAttributes, FEATURES_SCHEMA, FeatureWriter, PATCHES_SCHEMA, Precision, Published, QcTable, RootAttributes,
+};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::record::moments::Accumulator;
@@ -146,23 +148,47 @@ impl FeatureWriter for FeatureFile {
     }
 }
 
-/// Writes and publishes a slide's coordinates, (N, 2) int64 in level-0 pixels. The root's encoder, if any, is left out.
+/// Writes and publishes a slide's coordinates, (N, 2) int64 in level-0 pixels, and the quality of its tiles, (N, columns) float32.
+/// The root's encoder, if any, is left out.
 ///
 /// # Errors
 /// [`Error::Write`].
 pub fn write_patches(
     temp: TempFile,
     coords: &[[i64; 2]],
+    qc: &QcTable,
     attributes: CoordsAttributes,
     root: &RootAttributes,
 ) -> Result<Published> {
+    if qc.rows.len() != coords.len() * qc.columns.len() {
+        return Err(Error::Internal(format!("{} values of quality for {} tiles", qc.rows.len(), coords.len())));
+    }
     let root = RootAttributes { encoder: None, ..root.clone() };
     let file = create_file(&temp, PATCHES_SCHEMA, &root)?;
     let mut column = CoordsColumn::new(attributes);
     column.push_all(coords, &file)?;
     column.finish(&file)?;
     drop(column);
+    write_qc(qc, &file)?;
     publish(file, temp, coords.len() as u64)
+}
+
+fn write_qc(qc: &QcTable, file: &H5File) -> Result<()> {
+    let width = qc.columns.len();
+    let mut column = Column::new("qc", Kind::F32, width, COORD_ROWS, Some(COORDS_DEFLATE));
+    for rows in qc.rows.chunks(COORD_ROWS * width) {
+        column.buffer.extend(rows.iter().flat_map(|v| v.to_le_bytes()));
+        column.advance(rows.len() / width, file)?;
+    }
+    column.finish(file)?;
+    let Some(dataset) = column.dataset() else { return Ok(()) };
+    let names = dataset.new_attr::<VarLenUnicode>().shape([width]).create("columns").map_err(failed)?;
+    names.write_string_array(qc.columns).map_err(failed)?;
+    for (name, value) in ["mpp", "mpp_blur"].into_iter().zip(qc.mpp) {
+        let attribute = dataset.new_attr::<f64>().shape(()).create(name).map_err(failed)?;
+        attribute.write_numeric(&value).map_err(failed)?;
+    }
+    Ok(())
 }
 
 pub(super) fn create_file(temp: &TempFile, schema: &str, root: &RootAttributes) -> Result<H5File> {
@@ -351,7 +377,9 @@ mod tests {
         }
         let coords: Vec<[i64; 2]> = (0..1000).map(|i| [i * 512, -i]).collect();
         let temp = TempFile::new_in(dir.path(), "p.h5").unwrap();
-        assert_eq!(write_patches(temp, &coords, attributes(), &root()).unwrap().rows, 1000);
+        let rows: Vec<f32> = (0..2000).map(|i| i as f32 / 7.0).collect();
+        let qc = QcTable { columns: &["tissue", "blur"], rows: &rows, mpp: [8.0, 4.0] };
+        assert_eq!(write_patches(temp, &coords, &qc, attributes(), &root()).unwrap().rows, 1000);
         let patches = inspect(&dir.path().join("p.h5")).unwrap();
         assert!(patches.features.is_none() && patches.encoder.is_none() && patches.schema == PATCHES_SCHEMA);
         assert!(coords_of_1000.iter().all(|c| *c == patches.coords_sha256));

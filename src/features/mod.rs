@@ -1,6 +1,6 @@
 //! Features on disk: what a slide's bag looks like to CLAM, TRIDENT, torchmil and whoever else opens it.
 //!
-//! `features_<encoder>/<id>.h5` holds `features` (N, D) and `coords` (N, 2), `patches/<id>_patches.h5` holds `coords` alone,
+//! `features_<encoder>/<id>.h5` holds `features` (N, D) and `coords` (N, 2), `patches/<id>_patches.h5` holds `coords` and `qc`,
 //! `slide_features_<slide encoder>/<id>.h5` holds `features` (K) and `coords`.
 //! `coords` are int64 level-0 pixels of the tile's top left corner, x before y, and carry [`CoordsAttributes`]; the root
 //! carries [`RootAttributes`]. Names and types are TRIDENT's, so that its readers and its descendants' work unchanged.
@@ -89,6 +89,17 @@ pub struct CoordsAttributes {
     pub level0_height: i64,
     /// The slide's id.
     pub name: String,
+}
+
+/// The data set `qc` of a patches file: a row a tile, which readers that know only `coords` pass over.
+#[derive(Clone, Copy, Debug)]
+pub struct QcTable<'a> {
+    /// Names of the columns, its attribute `columns`.
+    pub columns: &'a [&'a str],
+    /// Values, row-major, float32.
+    pub rows: &'a [f32],
+    /// µm per pixel that tissue and colours, and that focus was measured at: its attributes `mpp` and `mpp_blur`.
+    pub mpp: [f64; 2],
 }
 
 /// Attributes of a file's root, beside `schema`.

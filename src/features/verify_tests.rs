@@ -3,7 +3,9 @@
 use std::fs;
 
 use super::*;
-use crate::features::{CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, RootAttributes, write_patches};
+use crate::features::{
+    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, QcTable, RootAttributes, write_patches,
+};
 use crate::record::contract::{claim_contract, tests as contracts};
 use crate::record::publish::TempFile;
 use crate::record::{FileEntry, examples, record_path};
@@ -59,7 +61,8 @@ fn site() -> (tempfile::TempDir, String) {
     for id in ["a", "b", "c", "d", "e", "f"] {
         let name = format!("{id}_patches.h5");
         let temp = TempFile::new_in(&grid.join("patches"), &name).unwrap();
-        write_patches(temp, &coords(0), coords_attributes(id), &root).unwrap();
+        let qc = QcTable { columns: &["tissue"], rows: &[0.5; ROWS], mpp: [8.0, 4.0] };
+        write_patches(temp, &coords(0), &qc, coords_attributes(id), &root).unwrap();
         let entry = FileEntry::of(&grid, &format!("patches/{name}")).unwrap();
         examples::record(id, "patches", &patches_sha, vec![entry], ROWS as u64).write(&grid).unwrap();
         features(&grid, id, &sha, 8, 0);

@@ -25,7 +25,7 @@ use crate::digest;
 use crate::encoder::registry::Available;
 use crate::error::{Error, Result};
 use crate::features::{
-    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, RootAttributes,
+    CoordsAttributes, EncoderAttributes, FeatureFile, FeatureWriter, Precision, Published, QcTable, RootAttributes,
     write_patches,
 };
 use crate::pipeline::Outcome;
@@ -44,7 +44,7 @@ use crate::record::publish::{self, TempFile};
 use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
-use crate::tissue::TissueMethod;
+use crate::tissue::{QC_COLUMNS, TileQc, TissueMethod, to_geojson};
 use ids::PRIVATE;
 pub use space::WaitForSpace;
 use space::{Patient, Space};
@@ -72,6 +72,7 @@ pub struct Job {
     encoder: Option<Available>,
     precision: Precision,
     overviews: bool,
+    contours: bool,
     device: String,
     /// ONNX Runtime's version, if a model runs; known when the run has begun.
     onnxruntime: OnceLock<Option<String>>,
@@ -90,6 +91,8 @@ pub struct JobOptions {
     pub slide_level: Vec<SlideLevel>,
     /// Whether overviews are drawn.
     pub overviews: bool,
+    /// Whether tissue's outlines are written.
+    pub contours: bool,
     /// The device's name, for the record.
     pub device: String,
 }
@@ -125,6 +128,7 @@ impl Job {
             encoder: job.encoder,
             precision: job.precision,
             overviews: job.overviews,
+            contours: job.contours,
             device: job.device,
             onnxruntime: OnceLock::new(),
             space: Space::default(),
@@ -192,7 +196,7 @@ impl Job {
         directories.extend(lease::directories(&self.out.join(PRIVATE))?);
         for grid in grid_dirs(&self.out)? {
             checkpoint::sweep_finished(&grid)?;
-            directories.extend(["contracts", "overviews"].map(|name| grid.join(name)));
+            directories.extend(["contracts", "overviews", "contours"].map(|name| grid.join(name)));
             let of = |a: String| [grid.join("records").join(&a), grid.join(CANARIES).join(&a), grid.join(a)];
             directories.extend(artefacts(&grid)?.into_iter().flat_map(of));
         }
@@ -208,6 +212,9 @@ impl Job {
         let mut directories = vec!["contracts".to_string()];
         if self.overviews {
             directories.push("overviews".into());
+        }
+        if self.contours {
+            directories.push("contours".into());
         }
         directories.extend(self.artefacts().flat_map(|a| [a.name.clone(), format!("records/{}", a.name)]));
         self.space.patiently(|| {
@@ -367,19 +374,26 @@ impl Job {
         let directory = self.grid_dir.join(&self.patches.name);
         let root = self.root_attributes(slide, &self.patches);
         let rows = slide.tiles.iter().enumerate().filter(|(row, _)| unreadable.binary_search(row).is_err());
-        let coords: Vec<[i64; 2]> = rows.map(|(_, tile)| *tile).collect();
+        let (coords, qc): (Vec<[i64; 2]>, Vec<TileQc>) =
+            rows.map(|(row, tile)| (*tile, slide.tissue.qc[row])).collect();
+        let qc = QcTable { columns: &QC_COLUMNS, rows: qc.as_flattened(), mpp: slide.tissue.qc_mpp };
         let published = self.space.patiently(|| {
             let temp = TempFile::new_in(&directory, &name).map_err(|e| Error::write("a patches file", e))?;
-            write_patches(temp, &coords, self.coords_attributes(slide), &root)
+            write_patches(temp, &coords, &qc, self.coords_attributes(slide), &root)
         })?;
         self.write_record(slide, &self.patches, &name, &published, unreadable.len())
     }
 
-    /// Draws and publishes a slide's overview, unless the run wants none.
+    /// Draws and publishes a slide's overview and its tissue's outlines, as far as the run wants them.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn draw_overview(&self, slide: &PlannedSlide) -> Result<()> {
+        if self.contours {
+            let text = to_geojson(&slide.mask, Some((slide.mpp.x, slide.mpp.y))).to_string();
+            let path = self.grid_dir.join(format!("contours/{}.geojson", slide.spec.id));
+            publish::write_atomic(&path, text.as_bytes()).map_err(|e| Error::write("outlines of tissue", e))?;
+        }
         if !self.overviews {
             return Ok(());
         }
@@ -493,14 +507,15 @@ pub fn write_manifest(out: &Path) -> Result<()> {
 
 fn grid_contract(options: &PrepareOptions) -> Result<GridContract> {
     let tiling = &options.tiling;
-    let tissue = match &options.tissue {
-        TissueMethod::None => json!({ "method": "none" }),
-        TissueMethod::Otsu => json!({ "method": "otsu", "parameters": options.otsu }),
-        TissueMethod::MaskFile(path) => {
+    let given = match &options.tissue {
+        TissueMethod::Mask(path) => {
             let sha256 = digest::file_sha256(path).map_err(|e| Error::Tissue(format!("cannot read the mask: {e}")))?;
-            json!({ "method": "mask", "sha256": sha256 })
+            json!({ "sha256": sha256 })
         }
+        TissueMethod::Model(_) => options.model.as_ref().map_or(json!(null), |model| model.contract()),
+        _ => json!(null),
     };
+    let tissue = options.find.contract(&options.tissue, given);
     Ok(GridContract {
         target_mpp: tiling.target_mpp,
         mpp_tolerance: MPP_TOLERANCE,

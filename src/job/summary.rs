@@ -16,6 +16,15 @@ pub struct Failure {
     pub message: String,
 }
 
+/// What a user should know of slides that were done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Slides with warnings.
+    pub warned: usize,
+    /// Those whose tissue should be looked at: id and why.
+    pub tissue: Vec<(String, String)>,
+}
+
 /// Most failures that the table lists; the rest is counted.
 const LISTED: usize = 50;
 
@@ -27,7 +36,7 @@ pub fn table(
     done_before: usize,
     done_elsewhere: usize,
     failures: &[Failure],
-    warned: usize,
+    doubts: &Doubts,
 ) -> String {
     let mut out = String::new();
     let seconds = took.as_secs_f64().max(1e-3);
@@ -42,8 +51,8 @@ pub fn table(
     if !failures.is_empty() {
         let _ = write!(out, ", {} failed", failures.len());
     }
-    if warned > 0 {
-        let _ = write!(out, ", {warned} with warnings (in their records)");
+    if doubts.warned > 0 {
+        let _ = write!(out, ", {} with warnings (in their records)", doubts.warned);
     }
     let _ = writeln!(out, ": {tiles} tiles in {seconds:.1} s, {} tiles/s", per_second(tiles as f64 / seconds));
     if meter.tiles_resumed.get() > 0 {
@@ -73,6 +82,12 @@ pub fn table(
     let _ = writeln!(out, "threads spent {spent}");
     if meter.tiles_failed.get() > 0 {
         let _ = writeln!(out, "{} tiles could not be read", meter.tiles_failed.get());
+    }
+    for (id, why) in doubts.tissue.iter().take(LISTED) {
+        let _ = writeln!(out, "look at the tissue of {id}: {why}");
+    }
+    if doubts.tissue.len() > LISTED {
+        let _ = writeln!(out, "... and of {} more, see their records", doubts.tissue.len() - LISTED);
     }
     if !failures.is_empty() {
         let width = failures.iter().take(LISTED).map(|f| f.id.chars().count()).max().unwrap_or(0).clamp(5, 40);
@@ -110,14 +125,16 @@ mod tests {
         meter.tiles_done.add(100);
         let failure =
             Failure { id: "x".into(), kind: "mpp".into(), message: "no microns-per-pixel in this slide".into() };
-        let text = table(&meter, Duration::from_secs(10), 3, 4, &[failure], 1);
+        let doubts = Doubts { warned: 1, tissue: vec![("z".into(), "no tissue found".into())] };
+        let text = table(&meter, Duration::from_secs(10), 3, 4, &[failure], &doubts);
         assert!(
             text.starts_with("2 slides done, 3 done before, 4 done by other workers, 1 failed, 1 with warnings"),
             "{text}"
         );
         assert!(text.contains("100 tiles in 10.0 s, 10 tiles/s"), "{text}");
+        assert!(text.contains("look at the tissue of z: no tissue found"), "{text}");
         assert!(text.contains("x      mpp           no microns-per-pixel"), "{text}");
         let many = vec![Failure { id: "y".into(), kind: "damaged".into(), message: String::new() }; 60];
-        assert!(table(&meter, Duration::ZERO, 0, 0, &many, 0).contains("and 10 more"));
+        assert!(table(&meter, Duration::ZERO, 0, 0, &many, &Doubts::default()).contains("and 10 more"));
     }
 }

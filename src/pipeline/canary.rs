@@ -111,7 +111,7 @@ pub fn observe(open: &dyn Fn() -> Result<Slide>, through: &Through, encoder: &mu
 }
 
 /// The slide with its plan, and how tissue was found. A plan without tiles tells nothing, so where the run's method finds no
-/// tissue (an area of some hundred µm, at an odd resolution), or is a picture of another slide, all of it counts.
+/// tissue (an area of some hundred µm, at an odd resolution), is not for such a slide, or is a picture of another one, all of it counts.
 fn planned(open: &dyn Fn() -> Result<Slide>, options: &PrepareOptions) -> Result<(PlannedSlide, String)> {
     let reduction = match options.tiling.decode {
         DecodeMode::Exact => 1.5,
@@ -120,11 +120,11 @@ fn planned(open: &dyn Fn() -> Result<Slide>, options: &PrepareOptions) -> Result
     let mpp = (options.tiling.target_mpp / reduction).clamp(MPP_MIN, MPP_MAX);
     let given = MppOverride { given: Some((mpp, MppSource::User)), allow_objective: false };
     let spec = SlideSpec { path: "canary".into(), id: "canary".into(), mpp: given };
-    if !matches!(options.tissue, TissueMethod::MaskFile(_)) {
-        let planned = plan(&spec, open()?, options)?;
-        if !planned.tiles.is_empty() {
-            return Ok((planned, options.tissue.name().into()));
-        }
+    if !matches!(options.tissue, TissueMethod::Mask(_))
+        && let Ok(planned) = plan(&spec, open()?, options)
+        && !planned.tiles.is_empty()
+    {
+        return Ok((planned, options.tissue.name().into()));
     }
     let options = PrepareOptions { tissue: TissueMethod::None, ..options.clone() };
     Ok((plan(&spec, open()?, &options)?, options.tissue.name().into()))
@@ -189,7 +189,7 @@ mod tests {
     use crate::icc::IccMode;
     use crate::resample::Filter;
     use crate::tiling::TilingOptions;
-    use crate::tissue::OtsuOptions;
+    use crate::tissue::TissueOptions;
 
     /// An encoder whose embedding is the mean colour, and something of where it lies.
     struct Means;
@@ -214,7 +214,8 @@ mod tests {
         PrepareOptions {
             tiling,
             tissue: TissueMethod::Otsu,
-            otsu: OtsuOptions::default(),
+            model: None,
+            find: TissueOptions::default(),
             icc: IccMode::Off,
             allow_failed_tiles: 0,
         }
@@ -254,7 +255,7 @@ mod tests {
         }
         let tiling = TilingOptions { min_tissue_fraction: 1.0, overlap_px: 100, ..TilingOptions::default() };
         assert_eq!(observed(&options(tiling), 1).slide.coords.len(), FROM_SLIDE);
-        let mask = PrepareOptions { tissue: TissueMethod::MaskFile("of another.png".into()), ..options(tiling) };
+        let mask = PrepareOptions { tissue: TissueMethod::Mask("of another.png".into()), ..options(tiling) };
         assert_eq!(observed(&mask, 1).slide.tissue, "none");
     }
 

@@ -21,6 +21,8 @@ mod pool;
 pub mod prepare;
 pub mod read;
 pub mod resume;
+pub mod segment;
+pub mod tissue;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

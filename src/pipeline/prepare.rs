@@ -1,20 +1,18 @@
 //! What happens to a slide before its tiles are read: opened, its resolution judged, tissue found, tiles planned.
 
 use std::path::PathBuf;
-
-use serde_json::json;
+use std::sync::Arc;
 
 use super::blocks::BlockStore;
+use super::tissue::{self, Found, TissueFacts};
+use crate::encoder::segment::Segmenter;
 use crate::error::{Error, Result};
 use crate::icc::{IccMode, ToSrgb};
-use crate::slide::lowpower::{self, LowPower};
+use crate::slide::lowpower::LowPower;
 use crate::slide::mpp::{Mpp, MppOverride};
 use crate::slide::{Level, Slide};
-use crate::tiling::{self, LevelGeometry, ReadPlan, TilingOptions};
-use crate::tissue::{self, OtsuOptions, TissueMask, TissueMethod};
-
-/// Longest side that overviews have at least, where the slide has as many pixels.
-const OVERVIEW_PX: f64 = 1024.0;
+use crate::tiling::{LevelGeometry, ReadPlan, TilingOptions};
+use crate::tissue::{TissueMask, TissueMethod, TissueOptions};
 
 /// A slide to work on.
 #[derive(Clone, Debug)]
@@ -34,21 +32,14 @@ pub struct PrepareOptions {
     pub tiling: TilingOptions,
     /// How tissue is found.
     pub tissue: TissueMethod,
-    /// The method's parameters.
-    pub otsu: OtsuOptions,
+    /// The model that finds it, with [`TissueMethod::Model`].
+    pub model: Option<Arc<Segmenter>>,
+    /// The parameters of that, and what a tile may hold of artefacts.
+    pub find: TissueOptions,
     /// Whether tiles keep the scanner's colours or are brought to sRGB. Tissue is found in the scanner's.
     pub icc: IccMode,
     /// Tiles of a slide that may be unreadable before it counts as failed.
     pub allow_failed_tiles: u64,
-}
-
-/// What was found out about a slide's tissue.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TissueFacts {
-    /// Tissue area in mm².
-    pub area_mm2: f64,
-    /// The method's findings, for the record.
-    pub details: serde_json::Value,
 }
 
 /// A slide that is ready to be read.
@@ -125,42 +116,12 @@ pub fn plan(spec: &SlideSpec, slide: Slide, options: &PrepareOptions) -> Result<
     let mpp = slide.mpp(spec.mpp)?;
     let plan = ReadPlan::new(&geometry(&slide), mpp.mean(), &options.tiling)?;
     let mut warnings = slide.info().notes.clone();
-    let (width, height) = (slide.level0().width, slide.level0().height);
-    // Small slides get a finer picture, for people; tissue is always looked for at the same resolution.
-    let mask_downsample = options.otsu.mask_mpp / mpp.mean();
-    let finest = f64::from(width.max(height)) / OVERVIEW_PX;
-    let low_power = lowpower::read(&slide, mask_downsample.min(finest).max(1.0), options.allow_failed_tiles)?;
-    if low_power.failed_blocks > 0 {
-        warnings.push(format!(
-            "{} blocks could not be decoded while tissue was looked for and count as background",
-            low_power.failed_blocks
-        ));
-    }
-    let reduced = low_power.reduced(mask_downsample);
-    let picture = reduced.as_ref().unwrap_or(&low_power);
-    let (mask, details) = find_tissue(&slide, picture, mpp, options, &mut warnings)?;
-    let side = f64::from(plan.tile_size_level0);
-    let least = options.tiling.min_tissue_fraction;
-    let all = options.tissue == TissueMethod::None;
-    let mut dropped = Vec::new();
-    let tiles = tiling::grid((width, height), &plan, |x, y| {
-        let fraction = if all { 1.0 } else { mask.fraction(x as f64, y as f64, side, side) };
-        // Without a least share any tissue counts, none does not.
-        let kept = fraction > 0.0 && fraction >= least;
-        if fraction > 0.0 && !kept {
-            dropped.push([x, y]);
-        }
-        kept
-    });
-    let area_mm2 = mask.tissue_area_level0() * mpp.x * mpp.y / 1e6;
-    if tiles.is_empty() && !warnings.iter().any(|w| w.starts_with("no tissue")) {
-        warnings.push("no tissue found: the feature file is empty".into());
-    }
+    let Found { mask, tiles, dropped, facts, low_power } = tissue::find(&slide, mpp, &plan, options, &mut warnings)?;
     let colours = colours(&slide, options.icc, &mut warnings)?;
     let blocks = BlockStore::new(&slide.info().levels[plan.level], &plan, &tiles, colours);
     Ok(PlannedSlide {
         spec: spec.clone(),
-        tissue: TissueFacts { area_mm2, details },
+        tissue: facts,
         slide,
         mpp,
         plan,
@@ -184,35 +145,4 @@ fn colours(slide: &Slide, mode: IccMode, warnings: &mut Vec<String>) -> Result<O
     };
     let unusable = |why| Error::Damaged(format!("its ICC profile cannot be used: {why} (--icc off does without)"));
     ToSrgb::new(&profile).map(Some).map_err(unusable)
-}
-
-fn find_tissue(
-    slide: &Slide,
-    low_power: &LowPower,
-    mpp: Mpp,
-    options: &PrepareOptions,
-    warnings: &mut Vec<String>,
-) -> Result<(TissueMask, serde_json::Value)> {
-    let (width, height) = (slide.level0().width, slide.level0().height);
-    let method = options.tissue.name();
-    Ok(match &options.tissue {
-        TissueMethod::None => (TissueMask::everything(width, height), json!({ "method": method })),
-        TissueMethod::MaskFile(path) => {
-            let mask = tissue::mask_from_file(path, width, height).map_err(|e| Error::Tissue(e.to_string()))?;
-            (mask, json!({ "method": method }))
-        }
-        TissueMethod::Otsu => {
-            let found = tissue::segment_otsu(&low_power.image, mpp.mean() * low_power.downsample, &options.otsu);
-            let details = json!({
-                "method": method,
-                "mask_downsample": low_power.downsample,
-                "threshold": found.threshold,
-                "background": found.background,
-                "pen_pixels": found.pen_pixels,
-                "unscanned_pixels": found.unscanned_pixels,
-            });
-            warnings.extend(found.warnings.iter().cloned());
-            (found.into_mask(low_power.downsample, low_power.downsample), details)
-        }
-    })
 }

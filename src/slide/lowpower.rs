@@ -27,12 +27,13 @@ impl LowPower {
         }
         let (width, height) = (self.image.width() as usize, self.image.height() as usize);
         let mut averager = Averager::new(width, height, average);
+        let mut pixels = Vec::new();
         for line in self.image.as_raw().chunks_exact(width * 3) {
             averager.add(line, 0);
-            averager.end_line();
+            pixels.extend(averager.end_line().into_iter().flatten());
         }
         Some(LowPower {
-            image: averager.image,
+            image: picture(averager.out_w, pixels),
             downsample: self.downsample * average as f64,
             failed_blocks: self.failed_blocks,
         })
@@ -79,6 +80,52 @@ pub fn reduction(levels: &[Level], wanted: f64) -> Reduction {
 /// # Errors
 /// Those of [`super::SlideReader::decode_block`]; up to `allow_failed` damaged blocks are taken as white and counted.
 pub fn read(slide: &Slide, wanted: f64, allow_failed: u64) -> Result<LowPower> {
+    let Size { width, height, downsample } = size(slide, wanted);
+    let mut pixels = Vec::with_capacity(width as usize * height as usize * 3);
+    let failed_blocks = read_lines(slide, wanted, allow_failed, &mut |line| {
+        pixels.extend_from_slice(line);
+        Ok(())
+    })?;
+    Ok(LowPower { image: picture(width as usize, pixels), downsample, failed_blocks })
+}
+
+fn picture(width: usize, pixels: Vec<u8>) -> image::RgbImage {
+    let height = pixels.len() / 3 / width.max(1);
+    image::RgbImage::from_raw(width as u32, height as u32, pixels).expect("as many pixels as lines of that width hold")
+}
+
+/// Sides and scale of a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Size {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Level-0 pixels per pixel.
+    pub downsample: f64,
+}
+
+/// What [`read`] would give.
+#[must_use]
+pub fn size(slide: &Slide, wanted: f64) -> Size {
+    let Reduction { level, scale, average } = reduction(&slide.info().levels, wanted);
+    let level = &slide.info().levels[level];
+    let side = |px: u32| px.div_ceil(scale.divisor()).div_ceil(average);
+    let downsample = level.downsample * f64::from(scale.divisor()) * f64::from(average);
+    Size { width: side(level.width), height: side(level.height), downsample }
+}
+
+/// Reads what [`read`] reads, and hands it out line by line, from the top, without keeping it. Returns the number of blocks that
+/// could not be decoded.
+///
+/// # Errors
+/// As [`read`], and those of `sink`.
+pub fn read_lines(
+    slide: &Slide,
+    wanted: f64,
+    allow_failed: u64,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
     let Reduction { level: number, scale, average } = reduction(&slide.info().levels, wanted);
     let level = &slide.info().levels[number];
     let divisor = scale.divisor();
@@ -123,28 +170,29 @@ pub fn read(slide: &Slide, wanted: f64, allow_failed: u64) -> Result<LowPower> {
                 let pixels = &block[y * block_w * 3..(y * block_w + block_w.min(width - left)) * 3];
                 averager.add(pixels, left);
             }
-            averager.end_line();
+            if let Some(line) = averager.end_line() {
+                sink(line)?;
+            }
         }
     }
-    let downsample = level.downsample * f64::from(divisor) * f64::from(average);
-    Ok(LowPower { image: averager.image, downsample, failed_blocks })
+    Ok(failed_blocks)
 }
 
 /// Averages squares of pixels, line by line; squares at the right and lower edge may be smaller.
 struct Averager {
-    image: image::RgbImage,
     width: usize,
     height: usize,
     side: usize,
+    out_w: usize,
     line: usize,
     sums: Vec<u32>,
+    averages: Vec<u8>,
 }
 
 impl Averager {
     fn new(width: usize, height: usize, side: usize) -> Self {
-        let (out_w, out_h) = (width.div_ceil(side), height.div_ceil(side));
-        let image = image::RgbImage::new(out_w as u32, out_h as u32);
-        Averager { image, width, height, side, line: 0, sums: vec![0; out_w * 3] }
+        let out_w = width.div_ceil(side);
+        Averager { width, height, side, out_w, line: 0, sums: vec![0; out_w * 3], averages: vec![0; out_w * 3] }
     }
 
     /// Adds RGB pixels of the current line, beginning at pixel `left`.
@@ -158,22 +206,20 @@ impl Averager {
     }
 
     /// Ends the current line; every `side` lines give a line of the picture.
-    fn end_line(&mut self) {
+    fn end_line(&mut self) -> Option<&[u8]> {
         self.line += 1;
         if !self.line.is_multiple_of(self.side) && self.line != self.height {
-            return;
+            return None;
         }
         let lines = (self.line - 1) % self.side + 1;
-        let out_w = self.sums.len() / 3;
-        let out_y = (self.line - 1) / self.side;
-        for x in 0..out_w {
+        for x in 0..self.out_w {
             let count = (lines * self.side.min(self.width - x * self.side)) as u32;
-            let at = (out_y * out_w + x) * 3;
-            for c in 0..3 {
-                self.image.as_mut()[at + c] = ((self.sums[x * 3 + c] + count / 2) / count) as u8;
+            for c in x * 3..x * 3 + 3 {
+                self.averages[c] = ((self.sums[c] + count / 2) / count) as u8;
             }
         }
         self.sums.fill(0);
+        Some(&self.averages)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The tissue mask: a raster over the whole slide that answers in level-0 pixels.
 
+use super::morphology;
+use super::options::PieceOptions;
+
 /// Tissue as a raster over the whole slide.
 ///
 /// Pixel `(i, j)` covers the level-0 rectangle `[i * dx, (i + 1) * dx) x [j * dy, (j + 1) * dy)`, with `dx`, `dy`
@@ -54,6 +57,16 @@ impl TissueMask {
     /// The raster, row by row: 1 tissue, 0 none.
     pub fn data(&self) -> &[u8] {
         &self.data
+    }
+
+    /// The mask without holes and pieces smaller than those of `pieces`; `mpp` is µm per mask pixel.
+    #[must_use]
+    pub fn cleaned(self, pieces: &PieceOptions, mpp: f64) -> Self {
+        let pixels = |um2: f64| (um2 / (mpp * mpp)).ceil() as u64;
+        let (width, mut data) = (self.width as usize, self.data);
+        morphology::fill_holes(&mut data, width, pixels(pieces.min_hole_um2));
+        morphology::drop_small(&mut data, width, pixels(pieces.min_area_um2));
+        Self::new(self.width, self.height, self.downsample_x, self.downsample_y, data)
     }
 
     /// Is the level-0 point on tissue?

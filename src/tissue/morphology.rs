@@ -4,6 +4,8 @@
 //! everything for an erosion, so tissue that runs off the slide's edge is not eaten from there.
 //! Time is linear in the pixels; a disc costs `2r + 1` vectorised passes, so radii are meant to be small (<= 100 px).
 
+use rayon::prelude::*;
+
 /// Pixels within `radius_px` of a set pixel.
 pub(super) fn dilate(mask: &[u8], width: usize, height: usize, radius_px: f64) -> Vec<u8> {
     let radius = radius_px.clamp(0.0, 127.0);
@@ -16,7 +18,7 @@ pub(super) fn dilate(mask: &[u8], width: usize, height: usize, radius_px: f64) -
     let half_width: Vec<u8> =
         (0..=reach).map(|dy| (radius * radius - (dy * dy) as f64).max(0.0).sqrt() as u8).collect();
     let mut out = vec![0u8; mask.len()];
-    for (y, row) in out.chunks_exact_mut(width).enumerate() {
+    out.par_chunks_exact_mut(width).enumerate().for_each(|(y, row)| {
         for source_y in y.saturating_sub(reach)..(y + reach + 1).min(height) {
             let limit = half_width[y.abs_diff(source_y)];
             let source = &distances[source_y * width..(source_y + 1) * width];
@@ -24,7 +26,7 @@ pub(super) fn dilate(mask: &[u8], width: usize, height: usize, radius_px: f64) -
                 *pixel |= u8::from(distance <= limit);
             }
         }
-    }
+    });
     out
 }
 
@@ -72,6 +74,57 @@ pub(super) fn drop_small(mask: &mut [u8], width: usize, min_px: u64) {
 /// Sets clear components (4-connected) of fewer than `min_px` pixels that don't touch the raster's border.
 pub(super) fn fill_holes(mask: &mut [u8], width: usize, min_px: u64) {
     repaint(mask, width, 0, false, |area, at_border| !at_border && area < min_px);
+}
+
+/// Set pixels that hang together (8-connected).
+pub(super) struct Piece {
+    runs: Vec<Run>,
+    /// Number of pixels.
+    pub(super) area: u64,
+    /// Bounding box, `left..right` and `top..bottom`.
+    pub(super) left: usize,
+    pub(super) right: usize,
+    pub(super) top: usize,
+    pub(super) bottom: usize,
+}
+
+/// The pieces of a raster, in raster order of their first pixels.
+pub(super) fn pieces(mask: &[u8], width: usize) -> Vec<Piece> {
+    let (runs, mut parent) = connected_runs(mask, width, 1, 1);
+    let mut place = vec![usize::MAX; runs.len()];
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (index, run) in runs.into_iter().enumerate() {
+        let root = find(&mut parent, index);
+        if place[root] == usize::MAX {
+            place[root] = pieces.len();
+            let (left, right, top, bottom) = (run.start, run.end, run.row, run.row + 1);
+            pieces.push(Piece { runs: Vec::new(), area: 0, left, right, top, bottom });
+        }
+        let piece = &mut pieces[place[root]];
+        piece.area += (run.end - run.start) as u64;
+        (piece.left, piece.right) = (piece.left.min(run.start), piece.right.max(run.end));
+        (piece.top, piece.bottom) = (piece.top.min(run.row), piece.bottom.max(run.row + 1));
+        piece.runs.push(run);
+    }
+    pieces
+}
+
+impl Piece {
+    /// The places of its pixels in the raster.
+    pub(super) fn pixels(&self, width: usize) -> impl Iterator<Item = usize> + '_ {
+        self.runs.iter().flat_map(move |run| run.row * width + run.start..run.row * width + run.end)
+    }
+
+    /// Pixels of the piece and of what it encloses.
+    pub(super) fn filled_area(&self, width: usize) -> u64 {
+        let (w, h) = (self.right - self.left, self.bottom - self.top);
+        let mut part = vec![0u8; w * h];
+        for i in self.pixels(width) {
+            part[(i / width - self.top) * w + i % width - self.left] = 1;
+        }
+        fill_holes(&mut part, w, u64::MAX);
+        part.iter().map(|&set| u64::from(set)).sum()
+    }
 }
 
 /// A horizontal run of equal pixels, `start..end` of its row.
@@ -156,27 +209,27 @@ pub(super) fn median3_rgb(pixels: &[u8], width: usize, height: usize) -> Vec<u8>
         row.extend_from_slice(source);
         row.extend_from_slice(&source[stride - 3..]);
     };
-    let (mut above, mut here, mut below) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut low, mut middle, mut high) = (vec![0; stride + 6], vec![0; stride + 6], vec![0; stride + 6]);
-    for y in 0..height {
-        padded(y.saturating_sub(1), &mut above);
-        padded(y, &mut here);
-        padded((y + 1).min(height - 1), &mut below);
-        // Sort the columns, then: median of (largest low, median middle, smallest high).
-        for (i, ((&a, &b), &c)) in above.iter().zip(&here).zip(&below).enumerate() {
-            low[i] = a.min(b).min(c);
-            middle[i] = median3(a, b, c);
-            high[i] = a.max(b).max(c);
-        }
-        let row = &mut out[y * stride..(y + 1) * stride];
-        let columns = |sorted: &[u8], i: usize| (sorted[i], sorted[i + 3], sorted[i + 6]);
-        for (i, pixel) in row.iter_mut().enumerate() {
-            let (l0, l1, l2) = columns(&low, i);
-            let (m0, m1, m2) = columns(&middle, i);
-            let (h0, h1, h2) = columns(&high, i);
-            *pixel = median3(l0.max(l1).max(l2), median3(m0, m1, m2), h0.min(h1).min(h2));
-        }
-    }
+    out.par_chunks_exact_mut(stride).enumerate().for_each_init(
+        || [(); 6].map(|()| vec![0; stride + 6]),
+        |[above, here, below, low, middle, high], (y, row)| {
+            padded(y.saturating_sub(1), above);
+            padded(y, here);
+            padded((y + 1).min(height - 1), below);
+            // Sort the columns, then: median of (largest low, median middle, smallest high).
+            for (i, ((&a, &b), &c)) in above.iter().zip(&*here).zip(&*below).enumerate() {
+                low[i] = a.min(b).min(c);
+                middle[i] = median3(a, b, c);
+                high[i] = a.max(b).max(c);
+            }
+            let columns = |sorted: &[u8], i: usize| (sorted[i], sorted[i + 3], sorted[i + 6]);
+            for (i, pixel) in row.iter_mut().enumerate() {
+                let (l0, l1, l2) = columns(low, i);
+                let (m0, m1, m2) = columns(middle, i);
+                let (h0, h1, h2) = columns(high, i);
+                *pixel = median3(l0.max(l1).max(l2), median3(m0, m1, m2), h0.min(h1).min(h2));
+            }
+        },
+    );
     out
 }
 
