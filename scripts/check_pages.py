@@ -127,9 +127,27 @@ def check_report(program, folder):
         check("sort=tiles" in page.value("location.hash"), "the order stands in the address")
         page.click("#reset")
 
-        label = page.value("[...document.querySelectorAll('.chart:first-child .bars button')].map(b => b.ariaLabel)"
+        found = {r["id"]: r["tissue"]["found"] for r in records}
+        page.click("#chips [data-name=suspicious]")
+        equal(page.value(LIST), sorted(i for i, f in found.items() if f["suspicion"]), "suspicious tissue")
+        page.click("#chips [data-name=pen]")
+        wanted = sorted(i for i, f in found.items() if f["suspicion"] or f["artefacts_mm2"]["pen"] > 0)
+        equal(sorted(page.value(LIST)), wanted, "suspicious or with pen")
+        page.click("#reset")
+        page.click("#chips [data-name=blurred]")
+        equal(sorted(page.value(LIST)), sorted(i for i, f in found.items() if (f["qc_mean"]["blur"] or 0) > 0.2), "out of focus")
+        page.click("#reset")
+        blur = "[...document.querySelectorAll('#rows th')].findIndex(h => h.textContent.startsWith('blur')) + 1"
+        page.click(f"#rows th:nth-child({page.value(blur)}) button")
+        shown = [found[i]["qc_mean"]["blur"] for i in page.value(LIST) if i in found]
+        known = [v for v in shown if v is not None]
+        equal(shown, sorted(known, reverse=True) + [None] * (len(shown) - len(known)), "sorted by blur, unknown at the end")
+        page.click("#reset")
+        runs(page, out)
+
+        label = page.value("[...document.querySelectorAll('#charts .chart:first-child .bars button')].map(b => b.ariaLabel)"
                            ".find(l => !l.startsWith('0 '))")
-        page.click(f".chart:first-child .bars button[aria-label='{label}']")
+        page.click(f"#charts .chart:first-child .bars button[aria-label='{label}']")
         equal(page.value(COUNT).split(" of")[0], label.split(" ")[0], "slides that a bar filters for")
         page.click("#reset")
 
@@ -166,7 +184,7 @@ def check_report(program, folder):
 
         path = pathlib.Path(paraffin(program, "report", out, "--shareable").stdout.strip())
         text = path.read_text()
-        for secret in [*tiles, *failed, *HOSTILE, "/archive", "bold", '"overview":']:
+        for secret in [*tiles, *failed, *HOSTILE, "/archive", "bold", '"overview":', "worker-", '"samples"']:
             found = json.dumps(secret, ensure_ascii=False)[1:-1].replace("<", "\\u003c")
             check(found not in text, f"a shareable report holds {secret!r}")
         page = browser.open(path.as_uri())
@@ -174,6 +192,24 @@ def check_report(program, folder):
         equal(page.value("[document.querySelectorAll('.cell').length, document.querySelectorAll('img.overview').length]"),
               [40, 0], "cells and overviews of a shareable report")
         equal(page.complaints(), [], "errors in the shareable page")
+
+
+def runs(page, out):
+    """The runs' charts tell the shares that the notes hold."""
+    notes = [json.loads(p.read_text()) for p in (out / "site-private/runs").iterdir()]
+    wanted = set()
+    for note in notes:
+        end = note["samples"][-1]
+        waited = 100 * end["model_waits"] / (end["model_waits"] + end["embedding"])
+        wanted.add((f"{note['slides_done']} slides, {end['tiles']:,} tiles in {end['seconds']:.0f} s", round(waited)))
+    labels = page.value("[...document.querySelectorAll('#run-charts .run')].map(r => r.ariaLabel)")
+    got = {(label.split(". ")[0], round(float(label.split("Encoders waited ")[1].split(" %")[0]))) for label in labels}
+    equal(got, wanted, "runs and how long their encoders waited")
+    # Of the stalled run the bars of the second half are dark by half, and of the other none.
+    dark = page.value("[...document.querySelectorAll('#run-charts .run')].map("
+                      "r => [...r.querySelectorAll('.bars > span > span')].map(b => parseFloat(b.style.height)))")
+    shares = sorted([max(bars) for bars in dark])
+    check(shares[0] == 0 and abs(shares[1] - 50) < 1, f"dark parts of the bars: {shares}")
 
 
 def maps(page, out, records):

@@ -107,7 +107,15 @@ class Maker:
                       "objective_power": 10 / mpp},
             "read": {"level": 0, "level_downsample": 1.0, "reduction": 0.5 / mpp, "block_scale": 1,
                      "resampled": mpp != 0.5, "tile_size_level0": step, "effective_mpp": 0.5},
-            "tissue": {"area_mm2": len(xs) * (step * mpp / 1000) ** 2, "found": {"method": "otsu"}},
+            "tissue": {"area_mm2": len(xs) * (step * mpp / 1000) ** 2, "found": {
+                "method": "auto", "chosen": "otsu", "why": "stained tissue on bright glass",
+                "suspicion": None if len(xs) else "no tissue found: the feature file is empty",
+                "artefacts_mm2": {"pen": 0.25 if number % 13 == 5 else 0.0},
+                "tiles_dropped": {"pen": 3} if number % 13 == 5 else {},
+                # A slide without tiles has no means, one in nine was too coarse to judge focus.
+                "qc_mean": {"tissue": 0.9 if len(xs) else None, "blur": number % 10 / 20 if len(xs) and number % 9 else None,
+                            "pen": 0.01 * (number % 13 == 5) if len(xs) else None, "white": 0.125 if len(xs) else None,
+                            "black": 0.0 if len(xs) else None}}},
             "warnings": [] if number % 13 != 5 and len(xs) else ["no tissue found: the feature file is empty"
                                                                   if not len(xs) else "pen marks were cut out"],
             "runtime": {"paraffin": "0.1.0", "onnxruntime": "1.31.1", "device": "cpu"},
@@ -133,6 +141,20 @@ class Maker:
         note = {"id": name, "kind": kind, "message": message, "path": f"/archive/{name}.svs"}
         (folder / f"{name}.json").write_text(json.dumps(note))
 
+    def run(self, worker, slides, stalled):
+        """A run of two minutes; `stalled`: its encoders wait half of the time in its second half."""
+        samples = []
+        for second in range(0, 121, 4):
+            waits = max(0, second - 60) / 2 if stalled else 0.0
+            samples.append({"seconds": float(second), "tiles": int(100 * (second - waits)), "preparing": 0.1 * second,
+                            "reading": 0.5 * second, "embedding": second - waits, "writing": 0.05 * second,
+                            "model_waits": waits, "readers_wait_model": 0.5 * second, "disk": 0.02 * second})
+        note = {"schema": "paraffin-run/1", "worker": worker, "grid": GRID, "artefact": self.artefact, "slides_done": slides,
+                "slides_failed": 1, "samples": samples}
+        folder = self.out / "site-private/runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{worker}.json").write_text(json.dumps(note))
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -150,6 +172,8 @@ def main():
         why = [("mpp", "no microns-per-pixel in this slide; give it with --mpp"),
                ("damaged", "damaged slide: the tile at x 0, y 0 cannot be read </script><b>bold</b>")][number % 2]
         maker.failure(f"F{number:05}", *why)
+    for number, worker in enumerate(["worker-smooth", "worker-stalled"]):
+        maker.run(worker, args.slides // 2, stalled=bool(number))
     print(args.out / GRID)
 
 

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use common::{files, paraffin, root, run_to, text};
 
+/// Every file but the notes of runs, which hold times.
 fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    files(out).into_iter().map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
+    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private/runs"));
+    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -29,6 +29,7 @@ mod outage;
 mod plan;
 mod progress;
 mod report;
+mod sampler;
 mod session;
 mod signals;
 mod status;

@@ -15,6 +15,7 @@ use super::log::LogFormat;
 use super::metrics::Metrics;
 use super::outage::{Heard, Outage, waiter};
 use super::progress::{Progress, Teller};
+use super::sampler::Sampler;
 use super::signals::Signals;
 use super::worker_args::ShardArgs;
 use crate::error::{Error, Result};
@@ -51,6 +52,7 @@ pub struct Session {
     done_before: usize,
     meter: Arc<Meter>,
     progress: Progress,
+    sampler: Sampler,
     stop: Arc<AtomicBool>,
     exit_on_term: u8,
     started: Instant,
@@ -277,6 +279,7 @@ impl Session {
         });
         let metrics = metrics.transpose()?;
         let max_failures = run.max_failures;
+        let sampler = Sampler::start(meter.clone());
         let session = Session {
             log,
             metrics,
@@ -289,6 +292,7 @@ impl Session {
             done_before,
             meter,
             progress,
+            sampler,
             stop,
             exit_on_term,
             started,
@@ -332,6 +336,7 @@ impl Session {
             done_before,
             meter,
             progress,
+            sampler,
             stop,
             exit_on_term,
             started,
@@ -369,6 +374,10 @@ impl Session {
         let shown = progress.shows();
         drop((progress, metrics));
         let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let samples = sampler.finish();
+        if job.has_begun() && any_tiles {
+            job.keep_run(leases.worker(), &meter, samples);
+        }
         // The last worker to leave sums up what all have done; summing up takes a look at every record.
         let manifest =
             leases.leave().and_then(|last| if last && job.has_begun() { job.write_manifest() } else { Ok(()) });

@@ -28,6 +28,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -173,7 +174,7 @@ impl Leases {
                 ..state()
             };
             // In place: two operations on the server a beat. Made anew where somebody took this worker for dead.
-            let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&file);
+            let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&file);
             opened.and_then(|mut file| file.write_all(&state.to_bytes()))
         };
         beat(0).map_err(failed)?;
@@ -188,7 +189,7 @@ impl Leases {
             }
         });
         leases.beating = Some((stop, thread));
-        leases.others_at_start = leases.bury_the_dead().map_err(failed)?;
+        leases.others_at_start = bury_the_dead(&private, &leases.name).map_err(failed)?;
         Ok(leases)
     }
 
@@ -255,7 +256,7 @@ impl Leases {
     pub fn wake(&self, id: &str) -> Result<bool> {
         let Some(holder) = self.holder(id) else { return Ok(true) };
         if self.is_dead(&holder) {
-            self.bury(&holder).map_err(failed)?;
+            bury(self.private(), &holder).map_err(failed)?;
         }
         Ok(self.holder(id).is_none())
     }
@@ -267,11 +268,15 @@ impl Leases {
     pub fn leave(mut self) -> Result<bool> {
         self.end();
         // After its own file is gone: of workers that leave together, the last one sees nobody.
-        Ok(!self.bury_the_dead().map_err(failed)?)
+        Ok(!bury_the_dead(self.private(), &self.name).map_err(failed)?)
     }
 
     fn file(&self, id: &str) -> PathBuf {
         lease_file(&self.directory, id)
+    }
+
+    fn private(&self) -> &Path {
+        self.workers.parent().unwrap_or(&self.workers)
     }
 
     fn worker_file(&self, worker: &str) -> PathBuf {
@@ -305,39 +310,6 @@ impl Leases {
         watched.look(content, now) > stated.unwrap_or(self.timeout)
     }
 
-    /// Removes what dead workers of this host left, and the files of any that have been silent for 7 days; true where there
-    /// are other workers.
-    fn bury_the_dead(&self) -> io::Result<bool> {
-        let mut others = false;
-        for (worker, _) in list(&self.workers)?.into_iter().filter(|(worker, _)| *worker != self.name) {
-            let Ok(metadata) = fs::metadata(self.worker_file(&worker)) else { continue };
-            let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-            if publish::has_ended(&worker, &metadata) || age.is_some_and(|age| age > STALE) {
-                self.bury(&worker)?;
-            } else {
-                others = true;
-            }
-        }
-        Ok(others)
-    }
-
-    /// Takes all leases from a worker, of whatever grid and artefact, and removes its file.
-    fn bury(&self, worker: &str) -> io::Result<()> {
-        for directory in directories(self.workers.parent().unwrap_or(&self.workers))? {
-            for id in leased(&directory)? {
-                take_away(&directory, &id, worker)?;
-            }
-        }
-        // A power cut may leave leases without contents, which no worker's name is in.
-        if worker.is_empty() {
-            return Ok(());
-        }
-        match fs::remove_file(self.worker_file(worker)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
-    }
-
     fn end(&mut self) {
         let held = std::mem::take(&mut *locked(&self.held));
         for id in held {
@@ -356,6 +328,40 @@ impl Leases {
 impl Drop for Leases {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Removes what dead workers of this host left, and the files of any that have been silent for 7 days; true where there are
+/// other workers than `me`.
+pub(super) fn bury_the_dead(private: &Path, me: &str) -> io::Result<bool> {
+    let workers = private.join("workers");
+    let mut others = false;
+    for (worker, _) in list(&workers)?.into_iter().filter(|(worker, _)| worker != me) {
+        let Ok(metadata) = fs::metadata(workers.join(&worker)) else { continue };
+        let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        if publish::has_ended(&worker, &metadata) || age.is_some_and(|age| age > STALE) {
+            bury(private, &worker)?;
+        } else {
+            others = true;
+        }
+    }
+    Ok(others)
+}
+
+/// Takes all leases from a worker, of whatever grid and artefact, and removes its file.
+fn bury(private: &Path, worker: &str) -> io::Result<()> {
+    for directory in directories(private)? {
+        for id in leased(&directory)? {
+            take_away(&directory, &id, worker)?;
+        }
+    }
+    // A power cut may leave leases without contents, which no worker's name is in.
+    if worker.is_empty() {
+        return Ok(());
+    }
+    match fs::remove_file(private.join("workers").join(worker)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 

@@ -109,7 +109,7 @@ fn a_worker_whose_lease_was_taken_notices_and_leaves_the_new_one_alone() {
     let out = tempfile::tempdir().expect("temporary directory");
     let (stopped, taker) = (join(out.path(), LONG), join(out.path(), LONG));
     assert!(stopped.acquire("a").expect("writable"));
-    taker.bury(&stopped.name).expect("taken");
+    bury(taker.private(), &stopped.name).expect("taken");
     assert!(matches!(stopped.check("a"), Err(Error::LeaseLost)));
     assert!(taker.acquire("a").expect("writable"));
     assert!(matches!(stopped.check("a"), Err(Error::LeaseLost)));

@@ -30,6 +30,7 @@ use crate::features::{
 };
 use crate::pipeline::Outcome;
 use crate::pipeline::canary::Observed;
+use crate::pipeline::meter::Meter;
 use crate::pipeline::prepare::{PlannedSlide, PrepareOptions};
 use crate::pipeline::resume::Resume;
 use crate::record::canary::{CANARIES, Canary};
@@ -41,6 +42,7 @@ use crate::record::done::{self, Status};
 use crate::record::failures::{self, Failures};
 use crate::record::manifest::SiteManifest;
 use crate::record::publish::{self, TempFile};
+use crate::record::runs::{self, RunNote, Sample};
 use crate::record::{FileEntry, ReadFacts, Record, Runtime, SlideFacts, TileCounts, artefacts, grid_dirs};
 use crate::report::overview::{self, OverviewInput};
 use crate::tiling::{self, LEVEL_RULE, MPP_TOLERANCE};
@@ -190,7 +192,8 @@ impl Job {
     /// Clears away what killed runs of this host left anywhere in OUT, also those of other grids: whoever comes next may have
     /// nothing to do there.
     fn sweep(&self) -> io::Result<()> {
-        let mut directories = vec![self.out.clone()];
+        lease::bury_the_dead(&self.out.join(PRIVATE), "")?;
+        let mut directories = vec![self.out.clone(), runs::directory(&self.out)];
         directories.extend(ids::directories(&self.out));
         directories.extend(failures::directories(&self.out)?);
         directories.extend(lease::directories(&self.out.join(PRIVATE))?);
@@ -289,7 +292,7 @@ impl Job {
             slide,
             vectors,
         };
-        canary.keep(&self.grid_dir, &artefact.name)
+        self.space.patiently(|| canary.keep(&self.grid_dir, &artefact.name))
     }
 
     fn coords_attributes(&self, slide: &PlannedSlide) -> CoordsAttributes {
@@ -464,6 +467,21 @@ impl Job {
         self.space.patiently(|| record.write(&self.grid_dir))?;
         self.failures().forget(&slide.spec.id);
         Ok(())
+    }
+
+    /// Keeps how the run went, for reports.
+    pub fn keep_run(&self, worker: &str, meter: &Meter, samples: Vec<Sample>) {
+        let note = RunNote {
+            schema: RunNote::SCHEMA.into(),
+            worker: worker.into(),
+            grid: self.grid_name(),
+            artefact: self.goal_name().into(),
+            slides_done: meter.slides_done.get(),
+            slides_failed: meter.slides_failed.get(),
+            samples,
+        };
+        // A chart that is missing is no failure.
+        let _ = self.space.patiently(|| note.write(&self.out));
     }
 
     /// The notes of the slides that failed.

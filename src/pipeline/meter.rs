@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::record::runs::Sample;
 use crate::slide::source;
 
 /// A stage's waiting or working time, summed over its threads.
@@ -100,6 +101,23 @@ fn share(part: Duration, rest: Duration) -> f64 {
 }
 
 impl Meter {
+    /// What was done and waited so far, `seconds` after the run began.
+    #[must_use]
+    pub fn sample(&self, seconds: f64) -> Sample {
+        let of = |clock: &Clock| clock.total().as_secs_f64();
+        Sample {
+            seconds,
+            tiles: self.tiles_done.get(),
+            preparing: of(&self.preparing),
+            reading: of(&self.reading),
+            embedding: of(&self.embedding),
+            writing: of(&self.writing),
+            model_waits: of(&self.model_waits),
+            readers_wait_model: of(&self.readers_wait_model),
+            disk: source::time_spent().as_secs_f64(),
+        }
+    }
+
     /// Who waited for whom so far.
     #[must_use]
     pub fn waits(&self) -> Waits {

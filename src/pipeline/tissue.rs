@@ -110,9 +110,11 @@ pub fn find(
         let each = each.collect::<Vec<_>>().join(", ");
         warnings.push(format!("{all} of {} tiles left out by --qc ({each})", all + tiles.len() as u64));
     }
+    details["qc_mean"] = qc_mean(&qc);
     if tiles.is_empty() && suspicion.is_none() {
         suspicion = Some("no tile has enough tissue: the feature file is empty".into());
     }
+    details["suspicion"] = json!(suspicion);
     warnings.splice(0..0, suspicion.clone());
     let facts = TissueFacts { area_mm2: tissue_um2 / 1e6, details, suspicion, qc, qc_mpp: [picture_mpp, focus_mpp] };
     let enough = |low: &LowPower| f64::from(low.image.width().max(low.image.height())) >= OVERVIEW_PX;
@@ -237,6 +239,17 @@ fn areas(artefacts: &Artefacts, blurred_um2: Option<f64>) -> Value {
 fn by_column(dropped: &[u64; QC_COLUMNS.len()]) -> Value {
     let named = QC_COLUMNS.iter().zip(dropped).filter(|(_, n)| **n > 0);
     named.map(|(name, n)| ((*name).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The mean of each column over a slide's tiles, for the record; null where no tile could be judged.
+fn qc_mean(qc: &[TileQc]) -> Value {
+    let mean = |column: usize| {
+        let values = qc.iter().map(|tile| f64::from(tile[column])).filter(|v| v.is_finite());
+        let (sum, n) = values.fold((0.0, 0u32), |(sum, n), v| (sum + v, n + 1));
+        (n > 0).then(|| (sum / f64::from(n) * 1e4).round() / 1e4)
+    };
+    let named = QC_COLUMNS.iter().enumerate().map(|(column, name)| ((*name).to_owned(), json!(mean(column))));
+    named.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// What `info` tells of a slide's tissue by a method: the method chosen, why, and areas in mm².

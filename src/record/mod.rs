@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod moments;
 pub mod numbers;
 pub mod publish;
+pub mod runs;
 pub mod sealed;
 pub mod signature;
 pub mod statistics;

@@ -19,6 +19,7 @@ use crate::encoder::registry;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::record::publish::TempFile;
+use crate::record::runs::RunNote;
 use crate::report::cohort::Cohort;
 use crate::report::pca::Projection;
 use crate::report::{featuremap, thumbnail};
@@ -38,6 +39,8 @@ const THUMBNAILS_BYTES: f64 = 30e6;
 /// Bytes per pixel of a thumbnail at [`QUALITY`], measured on stained tissue that fills the picture; most take less.
 const BYTES_PER_PX: f64 = 0.25;
 const QUALITY: u8 = 72;
+/// Runs that are drawn, at most.
+const RUNS: usize = 20;
 /// Longest side of a feature map in pixels.
 const MAP_SIDE: u32 = 160;
 
@@ -174,6 +177,14 @@ fn pictures(
     (value, problems)
 }
 
+/// The runs that ended last, without their workers' names.
+fn shown_runs(cohort: &Cohort) -> Vec<Value> {
+    let runs = RunNote::all(&cohort.root, &cohort.grid, &cohort.artefact);
+    let shown = &runs[runs.len().saturating_sub(RUNS)..];
+    let of = |run: &RunNote| json!({ "slides": run.slides_done, "failed": run.slides_failed, "samples": run.samples });
+    shown.iter().rev().map(of).collect()
+}
+
 fn data(cohort: &Cohort, slides: &[&Record], projection: Option<&Projection>, options: ReportOptions) -> Value {
     let name = |n: usize, id: &str| if options.shareable { format!("slide {}", n + 1) } else { id.to_owned() };
     let rows = slides.iter().enumerate().map(|(n, record)| {
@@ -190,6 +201,12 @@ fn data(cohort: &Cohort, slides: &[&Record], projection: Option<&Projection>, op
             "unreadable": record.tiles.failed,
             "area": record.tissue["area_mm2"].as_f64(),
             "method": record.tissue["found"]["method"].as_str(),
+            "chosen": record.tissue["found"]["chosen"].as_str(),
+            "why": record.tissue["found"]["why"].as_str(),
+            "suspicion": record.tissue["found"]["suspicion"].as_str(),
+            "qc": record.tissue["found"]["qc_mean"],
+            "pen_mm2": record.tissue["found"]["artefacts_mm2"]["pen"].as_f64(),
+            "dropped": record.tissue["found"]["tiles_dropped"],
             "warnings": record.warnings,
         })
     });
@@ -230,6 +247,7 @@ fn data(cohort: &Cohort, slides: &[&Record], projection: Option<&Projection>, op
         "slides": rows.collect::<Vec<_>>(),
         "failures": failures,
         "failure_kinds": kinds,
+        "runs": if options.shareable { Vec::new() } else { shown_runs(cohort) },
     })
 }
 

@@ -22,8 +22,13 @@ const columns = [
   { key: "tiles", name: "tiles", number: true },
   { key: "unreadable", name: "unreadable", number: true, title: "tiles that could not be read and have no row" },
   { key: "area", name: "tissue mm²", number: true },
+  ...["tissue", "blur", "pen", "white", "black"].map((name) => ({
+    key: "qc_" + name, name: name === "tissue" ? "tissue share" : name, number: true, percent: true, value: (s) => s.qc && s.qc[name],
+    title: name === "blur" ? "share of the tissue that is out of focus, mean over the tiles" : "share of a tile's area, mean over the tiles",
+  })),
   { key: "warnings", name: "remarks", value: (s) => s.warnings.length + (s.message ? 1 : 0) },
 ];
+const percent = (v) => v == null ? "–" : (100 * v).toFixed(100 * v < 1 && v > 0 ? 1 : 0) + " %";
 const value = (slide, key) => {
   const column = columns.find((c) => c.key === key);
   return column && column.value ? column.value(slide) : slide[key];
@@ -34,6 +39,10 @@ const tests = {
   warned: ["With warnings", (s) => s.warnings.length > 0],
   empty: ["No tiles", (s) => s.tiles === 0],
   unreadable: ["Unreadable tiles", (s) => s.unreadable > 0],
+  suspicious: ["Suspicious tissue", (s) => Boolean(s.suspicion)],
+  blurred: ["Out of focus", (s) => Boolean(s.qc) && s.qc.blur > 0.2],
+  pen: ["Pen", (s) => s.pen_mm2 > 0],
+  dropped: ["Tiles left out for quality", (s) => Boolean(s.dropped) && Object.keys(s.dropped).length > 0],
 };
 
 // What is shown, and in which order; the address keeps it.
@@ -148,7 +157,8 @@ const rows = slides.map((slide) => {
     if (column.key === "id") return element("button", { type: "button", onclick: () => open(slide.number) }, slide.id);
     if (column.key === "warnings") return remarks(slide).map((text) => element("div", {}, text));
     if (column.key === "status") return element("span", { class: mood(slide) && "badge " + mood(slide) }, slide.status);
-    const v = slide[column.key];
+    const v = value(slide, column.key);
+    if (column.percent) return percent(v);
     if (!column.number) return v == null ? "–" : String(v);
     return column.key === "area" || column.key === "mpp" ? short(v) : v == null ? "–" : whole.format(v);
   };
@@ -191,25 +201,28 @@ function update() {
 // Histograms of the shown slides; the bins are those of all, so that they do not move.
 const charts = [
   ["tiles", "Tiles a slide", ""], ["mpp", "Resolution of level 0", " µm/px"], ["area", "Tissue", " mm²"],
-  ["unreadable", "Unreadable tiles", ""],
+  ["unreadable", "Unreadable tiles", ""], ["qc_tissue", "Tissue in a tile, mean", " %"], ["qc_blur", "Tissue out of focus, mean", " %"],
+  ["qc_pen", "Pen, mean", " %"], ["qc_white", "White, mean", " %"], ["qc_black", "Black, mean", " %"],
 ];
 function draw() {
   const made = charts.map(([key, name, unit]) => {
-    const all = slides.map((s) => s[key]).filter((v) => typeof v === "number");
+    const all = slides.map((s) => value(s, key)).filter((v) => typeof v === "number");
     if (!all.length) return null;
     let low = Infinity, high = -Infinity;
     for (const v of all) { low = Math.min(low, v); high = Math.max(high, v); }
-    if (key === "unreadable" && high === 0) return null;
+    if (/^(unreadable|qc_(blur|pen|white|black))$/.test(key) && high === 0) return null;
+    const scale = key.startsWith("qc_") ? 100 : 1;
+    const told = (v) => short(scale * v) + unit;
     const bins = low === high ? 1 : 24;
     const at = (v) => Math.min(bins - 1, Math.floor(bins * (v - low) / (high - low || 1)));
     const counts = new Array(bins).fill(0);
-    for (const slide of list) if (typeof slide[key] === "number") counts[at(slide[key])] += 1;
+    for (const slide of list) if (typeof value(slide, key) === "number") counts[at(value(slide, key))] += 1;
     const most = Math.max(1, ...counts);
     const bars = counts.map((n, i) => {
       const edge = (j) => low + (high - low) * j / bins;
       const range = { key, low: edge(i), high: bins === 1 ? high : edge(i + 1) };
       const pressed = state.range && state.range.key === key && state.range.low === range.low;
-      const label = `${n} ${n === 1 ? "slide" : "slides"}, ${short(range.low)} to ${short(range.high)}${unit}`;
+      const label = `${n} ${n === 1 ? "slide" : "slides"}, ${short(scale * range.low)} to ${told(range.high)}`;
       const bar = element("span", {});
       bar.style.height = 100 * n / most + "%";
       const choose = () => { state.range = pressed ? null : range; update(); };
@@ -217,11 +230,45 @@ function draw() {
     });
     const middle = all.sort((a, b) => a - b)[Math.floor(all.length / 2)];
     return element("div", { class: "chart", role: "group", "aria-label": name },
-      element("h3", {}, name, " ", element("span", { class: "quiet" }, `median ${short(middle)}${unit}`)),
+      element("h3", {}, name, " ", element("span", { class: "quiet" }, `median ${told(middle)}`)),
       element("div", { class: "bars" }, bars),
-      element("div", { class: "axis" }, element("span", {}, short(low) + unit), element("span", {}, short(high) + unit)));
+      element("div", { class: "axis" }, element("span", {}, told(low)), element("span", {}, told(high))));
   });
   by("charts").replaceChildren(...made.filter(Boolean));
+}
+
+// Tiles a second between a run's samples, and the share of time in which encoders waited.
+function drawRuns() {
+  const made = data.runs.map((run) => {
+    const steps = run.samples.slice(1).map((now, i) => {
+      const before = run.samples[i];
+      const took = now.seconds - before.seconds;
+      const [worked, waited] = [now.embedding - before.embedding, now.model_waits - before.model_waits];
+      return { from: before.seconds, took, rate: (now.tiles - before.tiles) / Math.max(took, 1e-9), waited: waited / Math.max(worked + waited, 1e-9) };
+    }).filter((step) => step.took > 0);
+    const end = run.samples[run.samples.length - 1];
+    if (!steps.length || !end.tiles) return null;
+    const most = Math.max(...steps.map((step) => step.rate), 1e-9);
+    const share = (part, rest) => percent(part / Math.max(part + rest, 1e-9));
+    const bars = steps.map((step) => {
+      const bar = element("span", { title: `from ${short(step.from)} s: ${short(step.rate)} tiles/s, encoders waited ${percent(step.waited)}` }, element("span", {}));
+      bar.style.height = 100 * step.rate / most + "%";
+      bar.style.flexGrow = step.took;
+      bar.firstChild.style.height = 100 * step.waited + "%";
+      return bar;
+    });
+    const name = `${whole.format(run.slides)} ${run.slides === 1 ? "slide" : "slides"}, ${whole.format(end.tiles)} tiles in ${short(end.seconds)} s`;
+    const waits = `Encoders waited ${share(end.model_waits, end.embedding)} of their time for tiles, readers ${share(end.readers_wait_model, end.reading)} for encoders. `
+      + `Threads spent ${[["opening and tissue", end.preparing], ["reading", end.reading], ["encoding", end.embedding], ["writing", end.writing], ["reads of slide files", end.disk]]
+        .map(([what, s]) => `${short(s)} s ${what}`).join(", ")}.`;
+    return element("div", { class: "chart run", role: "group", "aria-label": `${name}. ${waits}` },
+      element("h3", {}, name, " ", element("span", { class: "quiet" }, `${short(end.tiles / end.seconds)} tiles/s`)),
+      element("div", { class: "bars", "aria-hidden": "true" }, bars),
+      element("div", { class: "axis" }, element("span", {}, "0 s"), element("span", {}, short(end.seconds) + " s")),
+      element("p", { class: "quiet" }, waits));
+  }).filter(Boolean);
+  by("runs-section").hidden = !made.length;
+  by("run-charts").replaceChildren(...made);
 }
 
 // One slide, large.
@@ -243,12 +290,16 @@ function open(number) {
     ? [["status", "failed"], ["kind", slide.kind], ["reason", slide.message], ["path", slide.path]]
     : [
       ["tiles", whole.format(slide.tiles) + (slide.unreadable ? `, ${slide.unreadable} unreadable` : "")],
-      ["tissue", short(slide.area) + " mm²"], ["found by", slide.method], ["format", slide.format],
+      ["tissue", short(slide.area) + " mm²"],
+      ["found by", slide.chosen ? `${slide.method}: ${slide.chosen}, ${slide.why}` : slide.method],
+      ["mean of tiles", slide.qc && Object.entries(slide.qc).filter(([, v]) => v != null).map(([name, v]) => `${name} ${percent(v)}`).join(", ")],
+      ["left out for", slide.dropped && Object.entries(slide.dropped).map(([name, n]) => `${name}: ${n}`).join(", ")],
+      ["format", slide.format],
       ["level 0", `${whole.format(slide.width)} × ${whole.format(slide.height)} px`],
       ["resolution", `${short(slide.mpp)} µm/px, from ${slide.mpp_source}`],
       ["tiles' resolution", `${short(slide.effective_mpp)} µm/px, ${slide.resampled ? "resampled" : "as stored"}`],
     ];
-  by("slide-facts").replaceChildren(...facts.filter(([, v]) => v != null).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]));
+  by("slide-facts").replaceChildren(...facts.filter(([, v]) => v != null && v !== "").flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]));
   by("slide-warnings").replaceChildren(...slide.warnings.map((text) => element("p", { class: "notice" }, text)));
   if (!dialog.open) dialog.showModal();
   writeAddress();
@@ -367,6 +418,7 @@ by("contract-card").append(
   element("dl", {}, facts.filter(([, v]) => v != null && v !== "").flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))])),
   element("details", {}, element("summary", {}, "The whole contract"), element("pre", { tabindex: "0" }, JSON.stringify(data.contract, null, 2))));
 
+drawRuns();
 readAddress();
 const asked = state.slide;
 update();
