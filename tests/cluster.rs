@@ -117,13 +117,20 @@ fn leases(out: &Path) -> Vec<PathBuf> {
 fn four_workers_do_each_slide_once_and_leave_what_one_leaves() {
     let bench = Bench::new(40);
     let (quiet, shared) = (bench.out("quiet"), bench.out("shared"));
-    run_to(0, &bench.words(&quiet, &[]));
+    let more = ["--slide-pooling", "mean"];
+    run_to(0, &bench.words(&quiet, &more));
     assert_clean(&quiet);
-    let workers: Vec<Child> = (0..4).map(|_| bench.start(&shared, &[])).collect();
-    let mut all = Vec::new();
+    let workers: Vec<Child> = (0..4).map(|_| bench.start(&shared, &more)).collect();
+    let (mut all, mut vectors) = (Vec::new(), 0);
     for worker in workers {
-        all.extend(done(&ends(worker, 0)));
+        let output = ends(worker, 0);
+        all.extend(done(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line =
+            said.lines().find(|l| l.contains(" in slide_features_mean-tiny")).unwrap_or_else(|| panic!("{said}"));
+        vectors += line.split(' ').next().and_then(|n| n.parse::<u32>().ok()).expect("a number");
     }
+    assert_eq!(vectors, 40, "each once");
     all.sort();
     let ids: Vec<String> = (0..40).map(|i| format!("s{i:02}")).collect();
     assert_eq!(all, ids);

@@ -142,7 +142,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode> {
             // Only vectors are missing, of features that lie there; their mean needs no model.
             job.begin(library::version().ok())?;
         }
-        vectors = job.make_vectors(&slides, run.stop, &|spec, error| run.failed(spec, error))?;
+        vectors = job.make_vectors(&slides, run.leases, run.stop, &|spec, error| run.failed(spec, error))?;
         Ok(())
     })?;
     for made in &vectors {

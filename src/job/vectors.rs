@@ -5,9 +5,11 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rayon::prelude::*;
 
+use super::lease::Leases;
 use super::{Artefact, Job};
 use crate::encoder::registry::Available;
 use crate::encoder::slide::{SlideEncoder, SlideModel};
@@ -36,6 +38,9 @@ pub(super) struct Vectors {
     level: SlideLevel,
     by: VectorAttributes,
 }
+
+/// Time between two looks at slides that others work on.
+const POLL: Duration = Duration::from_millis(200);
 
 /// What [`Job::make_vectors`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,24 +114,26 @@ impl Job {
             && self.features_record(id).is_some_and(|f| self.vectors.iter().any(|v| !self.has_vector(v, &f)))
     }
 
-    /// Makes the vectors that are missing of all `slides` whose features are done, with rayon's threads. A slide's failure
-    /// goes to `failed`.
+    /// Makes the vectors that are missing of all `slides` whose features are done, with rayon's threads; workers share them
+    /// by leases. A slide's failure goes to `failed`.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after `stop`, or a slide encoder that cannot be loaded.
+    /// [`Error::Interrupted`] after `stop`, a slide encoder that cannot be loaded, leases that cannot be written.
     pub fn make_vectors(
         &self,
         slides: &[SlideSpec],
+        leases: &Leases,
         stop: &AtomicBool,
         failed: &(dyn Fn(&SlideSpec, &Error) + Sync),
     ) -> Result<Vec<VectorsMade>> {
-        self.vectors.iter().map(|vectors| self.make_vectors_of(vectors, slides, stop, failed)).collect()
+        self.vectors.iter().map(|vectors| self.make_vectors_of(vectors, slides, leases, stop, failed)).collect()
     }
 
     fn make_vectors_of(
         &self,
         vectors: &Vectors,
         slides: &[SlideSpec],
+        leases: &Leases,
         stop: &AtomicBool,
         failed: &(dyn Fn(&SlideSpec, &Error) + Sync),
     ) -> Result<VectorsMade> {
@@ -134,7 +141,7 @@ impl Job {
             let features = self.features_record(&slide.id)?;
             (!self.has_vector(vectors, &features)).then_some((slide, features))
         });
-        let missing: Vec<(&SlideSpec, Record)> = missing.collect();
+        let mut missing: Vec<(&SlideSpec, Record)> = missing.collect();
         let tiling = &self.options.tiling;
         let (model, warning) = match &vectors.level {
             SlideLevel::Encoder(slide) if !missing.is_empty() => {
@@ -143,20 +150,37 @@ impl Job {
             _ => (None, None),
         };
         let (made, empty) = (AtomicU64::new(0), AtomicU64::new(0));
-        missing.into_par_iter().for_each(|(slide, features)| {
-            if stop.load(Ordering::Relaxed) {
-                return;
+        let make = |(slide, features): (_, Record)| {
+            if stop.load(Ordering::Relaxed) || self.has_vector(vectors, &features) {
+                return Ok(None);
             }
-            match guarded(|| self.make_vector(vectors, model.as_ref(), warning.as_ref(), features)) {
+            if !self.space.patiently(|| leases.acquire(&features.id))? {
+                return Ok(Some((slide, features)));
+            }
+            let work = || self.make_vector(vectors, model.as_ref(), warning.as_ref(), &features);
+            match self.space.patiently(|| guarded(work)) {
                 Ok(rows) => {
                     made.fetch_add(1, Ordering::Relaxed);
                     empty.fetch_add(u64::from(rows == 0), Ordering::Relaxed);
                 }
                 Err(e) => failed(slide, &e),
             }
-        });
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+            leases.release(&features.id);
+            Ok(None)
+        };
+        while !missing.is_empty() {
+            let others: Vec<Option<(&SlideSpec, Record)>> = missing.into_par_iter().map(make).collect::<Result<_>>()?;
+            missing = others.into_iter().flatten().collect();
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            // Those that others work on: they make them, or die.
+            for (slide, _) in &missing {
+                leases.wake(&slide.id)?;
+            }
+            if !missing.is_empty() {
+                std::thread::sleep(POLL);
+            }
         }
         let name = vectors.artefact.name.clone();
         Ok(VectorsMade { name, made: made.into_inner(), empty: empty.into_inner(), warning })
@@ -168,7 +192,7 @@ impl Job {
         vectors: &Vectors,
         model: Option<&Mutex<SlideModel>>,
         warning: Option<&String>,
-        features: Record,
+        features: &Record,
     ) -> Result<usize> {
         let Vectors { artefact, by, .. } = vectors;
         let entry = features.files.first().ok_or_else(|| Error::Output("its record names no file".into()))?;
@@ -196,7 +220,7 @@ impl Job {
             mpp_target: self.options.tiling.target_mpp,
         };
         let published = write_vector(temp, &vector, &bag, &root, by)?;
-        let mut warnings = features.warnings;
+        let mut warnings = features.warnings.clone();
         warnings.extend(warning.cloned());
         if bag.rows() == 0 {
             warnings.push("no tiles, so no vector: features is empty".into());
@@ -218,7 +242,7 @@ impl Job {
                 onnxruntime: model.map(|_| library::version().map(Into::into)).transpose()?,
                 device: "cpu".into(),
             },
-            ..features
+            ..features.clone()
         };
         record.write(&self.grid_dir)?;
         self.failures().forget(&record.id);
