@@ -260,8 +260,8 @@ fn the_exit_code_is_the_users_and_the_grace_is_kept() {
     }
     let left: Vec<_> = files(&out).into_iter().filter(|f| f.to_string_lossy().ends_with(".part")).collect();
     assert!(left.is_empty(), "{left:?}");
-    // A disk that hangs: no read ends, and the run still does.
-    let settings = [("FAULTS", "read,.svs,190,1,term"), ("SLOW", ".svs"), ("SLOW_US", "0"), ("STALL_AFTER", "189")];
+    // A disk that hangs: no read ends, and the run still does. Naming the slide takes two reads, opening it many more.
+    let settings = [("FAULTS", "read,.svs,8,1,term"), ("SLOW", ".svs"), ("SLOW_US", "0"), ("STALL_AFTER", "7")];
     let mut stalled = words.to_vec();
     stalled.extend(["--grace", "1"]);
     let Some((code, said)) = shim::run_faulty(&stalled, &settings) else { return };

@@ -267,7 +267,7 @@ function drawRuns() {
       element("div", { class: "axis" }, element("span", {}, "0 s"), element("span", {}, short(end.seconds) + " s")),
       element("p", { class: "quiet" }, waits));
   }).filter(Boolean);
-  by("runs-section").hidden = !made.length;
+  by("runs-section").hidden = by("runs-link").hidden = !made.length;
   by("run-charts").replaceChildren(...made);
 }
 
