@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
-use common::{files, paraffin, real_slide, root, run_to, script, text};
+use common::{contents, files, paraffin, real_slide, root, run_to, script, text};
 
 /// Small slides under distinct names, and an encoder that takes no time.
 struct Bench {
@@ -57,18 +57,9 @@ fn assert_clean(out: &Path) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Content of every file but the private ones.
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
-}
-
 #[track_caller]
 fn assert_same(got: &Path, expected: &Path) {
-    let (got, expected) = (contents(got), contents(expected));
-    let names = got.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
-    let differ: Vec<_> = names.into_iter().filter(|name| got.get(*name) != expected.get(*name)).collect();
-    assert!(differ.is_empty(), "these differ: {differ:?}");
+    common::assert_same(&contents(got), &contents(expected));
 }
 
 /// The ids that a worker said it has done.

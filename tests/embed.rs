@@ -2,13 +2,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{files, paraffin, real_slide, root, run, run_to, script_json, text};
+use common::{assert_same, contents, files, paraffin, real_slide, root, run, run_to, script_json, text};
 
 const GRID: &str = "20x_224px_0px_overlap";
 const FEATURES: &str = "20x_224px_0px_overlap/features_efficientnet-lite0/CMU-1-Small-Region.h5";
@@ -22,20 +21,6 @@ fn slides(directory: &Path) -> PathBuf {
         fs::copy(root().join("testdata/generated").join(name), slides.join("more").join(name)).expect("copies");
     }
     slides
-}
-
-/// Content of every file that must not depend on how a run went.
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
-}
-
-/// That two OUTs hold the same; a difference is told by the files' names.
-#[track_caller]
-fn assert_same(got: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>) {
-    let names = got.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
-    let differ: Vec<_> = names.into_iter().filter(|name| got.get(*name) != expected.get(*name)).collect();
-    assert!(differ.is_empty(), "these differ: {differ:?}");
 }
 
 #[test]

@@ -11,14 +11,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{files, root, run, run_to, text};
+use common::{Contents, contents, files, root, run, run_to, text};
 
 /// Three slides: a small model and few tiles, so that many faults take seconds.
 struct Archive {
     directory: tempfile::TempDir,
     slides: PathBuf,
     model: PathBuf,
-    expected: BTreeMap<PathBuf, Vec<u8>>,
+    expected: Contents,
 }
 
 impl Archive {
@@ -60,11 +60,6 @@ impl Archive {
         let differ: Vec<_> = names.filter(|name| got.get(*name) != self.expected.get(*name)).collect();
         assert!(differ.is_empty(), "after {after} these differ: {differ:?}\n{said}");
     }
-}
-
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
 }
 
 /// That no file in OUT is torn: what `verify` finds is at most what no record names yet.

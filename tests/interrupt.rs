@@ -5,13 +5,12 @@ mod common;
 #[path = "common/shim.rs"]
 mod shim;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{files, paraffin, real_slide, root, run, run_to, text};
+use common::{Contents, contents, files, paraffin, real_slide, root, run, run_to, text};
 
 const ARTEFACT: &str = "checkpoints/features_tiny";
 const ID: &str = "CMU-1-Small-Region";
@@ -21,12 +20,6 @@ fn model(directory: &Path) -> PathBuf {
     let model = directory.join("tiny.onnx");
     common::script("make_test_encoder.py", &[text(&model)], b"");
     model
-}
-
-/// Every file but those that hold paths.
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
 }
 
 /// Tiles that a run embedded, as its table says.
@@ -102,7 +95,7 @@ fn stopped_at_any_tile_it_goes_on_there_with_the_same_bytes() {
 }
 
 /// A run that was stopped once: its words, OUT, what OUT is to hold in the end, and its tiles.
-type Stopped = (Vec<String>, PathBuf, BTreeMap<PathBuf, Vec<u8>>, usize);
+type Stopped = (Vec<String>, PathBuf, Contents, usize);
 
 /// The real slide in many tiles, stopped once.
 fn stopped(directory: &Path) -> Option<Stopped> {

@@ -5,17 +5,10 @@ mod common;
 #[path = "common/shim.rs"]
 mod shim;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{files, real_slide, root, text};
-
-/// Every file but the notes of runs, which hold times.
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private/runs"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
-}
+use common::{contents_and_ids, files, real_slide, root, text};
 
 #[test]
 fn slow_storage_is_read_in_few_long_pieces() {
@@ -57,7 +50,7 @@ fn slow_storage_is_read_in_few_long_pieces() {
             reads(&[("SLOW", text(&slides)), ("SLOW_US", "5000"), ("SLOW_MBPS", "100")], &slow).expect("as before");
         println!("{name}: {usual} reads, {few} where they are slow");
         assert!(f64::from(few) <= most * f64::from(usual), "{name}: {few} of {usual} reads");
-        assert!(contents(&plain) == contents(&slow), "{name}");
+        assert!(contents_and_ids(&plain) == contents_and_ids(&slow), "{name}");
         [plain, slow].iter().for_each(|out| fs::remove_dir_all(out).expect("removes"));
     }
 }

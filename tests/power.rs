@@ -5,11 +5,11 @@ mod common;
 #[path = "common/shim.rs"]
 mod shim;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{files, root, run, run_to, text};
+use common::{Contents, contents_where, files, root, run, run_to, text};
 
 /// Names in a directory: inode and whether it is a directory.
 type Listing = Vec<(String, u64, bool)>;
@@ -67,11 +67,9 @@ fn now(directory: &Path) -> Listing {
         .collect()
 }
 
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private"));
-    // Temporary files of another boot stay for a week; they are nobody's.
-    let kept = kept.filter(|f| !f.to_string_lossy().ends_with(".part"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
+/// Without temporary files of another boot, which stay for a week: they are nobody's.
+fn contents(out: &Path) -> Contents {
+    contents_where(out, |f| !f.starts_with("site-private") && !f.to_string_lossy().ends_with(".part"))
 }
 
 /// Whether a slide counts as done.

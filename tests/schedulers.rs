@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use common::{files, real_slide, root, run_to, script, text};
+use common::{Contents, contents_where, real_slide, root, run_to, script, text};
 
 /// What the script uses of sbatch: options, a job on standard input, an array of tasks in the caller's environment, and a number
 /// as the answer. The second task of an array is sent SIGTERM once, as where a node is drained, and run again if it asks for it.
@@ -42,9 +41,8 @@ echo "$number"
 
 const SCONTROL: &str = "#!/bin/sh\necho \"$*\" >> \"$FAKE/requeue\"\n";
 
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let by_features = |f: &PathBuf| f.to_string_lossy().contains("/features_") && !f.starts_with("site-private");
-    files(out).into_iter().filter(by_features).map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
+fn features(out: &Path) -> Contents {
+    contents_where(out, |f| f.to_string_lossy().contains("/features_") && !f.starts_with("site-private"))
 }
 
 #[test]
@@ -95,7 +93,7 @@ fn the_slurm_script_plans_embeds_requeues_and_merges() {
         read("calls").contains("--dependency=afterok:1") && read("calls").contains("--dependency=afterany:2"),
         "{told}"
     );
-    assert!(contents(&at("out")) == contents(&quiet), "{told}");
+    assert!(features(&at("out")) == features(&quiet), "{told}");
     let table = fs::read_to_string(at("out").join("slides.csv")).expect("a table");
     assert_eq!(table.lines().filter(|l| l.contains(",features_tiny,done,")).count(), 5, "{table}");
 }

@@ -8,13 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{files, paraffin, root, run_to, text};
-
-/// Every file but the notes of runs, which hold times.
-fn contents(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let kept = files(out).into_iter().filter(|f| !f.starts_with("site-private/runs"));
-    kept.map(|f| (f.clone(), fs::read(out.join(f)).expect("readable"))).collect()
-}
+use common::{Contents, contents_and_ids, files, paraffin, root, run_to, text};
 
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("creates");
@@ -27,7 +21,7 @@ fn copy_tree(from: &Path, to: &Path) {
 /// Aperio, a DICOM series and a MIRAX slide with its folder, and what is wanted of them.
 struct Archive {
     directory: tempfile::TempDir,
-    expected: BTreeMap<PathBuf, Vec<u8>>,
+    expected: Contents,
 }
 
 impl Archive {
@@ -45,7 +39,7 @@ impl Archive {
         let mut archive = Archive { directory, expected: BTreeMap::new() };
         let words = archive.words("whole");
         run_to(0, &words.iter().map(String::as_str).collect::<Vec<_>>());
-        archive.expected = contents(&archive.at("whole"));
+        archive.expected = contents_and_ids(&archive.at("whole"));
         assert_eq!(archive.expected.keys().filter(|f| f.starts_with("site-private/ids")).count(), 3);
         archive
     }
@@ -86,12 +80,12 @@ fn copies_give_the_same_bytes_and_go() {
     let said = archive.staged("staged", &[], &[]).expect("no shim needed");
     assert!(!said.contains("not staged"), "{said}");
     // Also the ids' paths, in site-private: those of the originals.
-    assert!(contents(&archive.at("staged")) == archive.expected, "{said}");
+    assert!(contents_and_ids(&archive.at("staged")) == archive.expected, "{said}");
     assert_eq!(fs::read_dir(archive.at("near")).expect("there").count(), 0);
     // A budget that only some fit in.
     let said = archive.staged("some", &["--stage-bytes", "1M"], &[]).expect("no shim needed");
     assert!(said.contains("a: not staged, read where it lies") && said.contains("more than --stage-bytes"), "{said}");
-    assert!(contents(&archive.at("some")) == archive.expected);
+    assert!(contents_and_ids(&archive.at("some")) == archive.expected);
 }
 
 #[test]
@@ -118,7 +112,7 @@ fn a_staging_disk_that_is_full_or_fails_is_done_without() {
         let fault = format!("write,.paraffin-stage.,{n},{count},{errno}");
         let Some(said) = archive.staged("staged", &[], &[("FAULTS", &fault)]) else { return };
         assert!(said.contains("not staged, read where it lies"), "{said}");
-        assert!(contents(&archive.at("staged")) == archive.expected, "{said}");
+        assert!(contents_and_ids(&archive.at("staged")) == archive.expected, "{said}");
         fs::remove_dir_all(archive.at("staged")).expect("removes");
     }
 }
@@ -146,5 +140,5 @@ fn what_a_killed_run_left_is_cleared_and_nothing_else() {
     let mut left: Vec<_> = files(&near).iter().map(|f| f.to_string_lossy().into_owned()).collect();
     left.sort();
     assert_eq!(left, theirs);
-    assert!(contents(&archive.at("killed")) == archive.expected);
+    assert!(contents_and_ids(&archive.at("killed")) == archive.expected);
 }

@@ -157,7 +157,7 @@ pub fn how_to_get(card: &Card) -> String {
 }
 
 /// The one model of a folder; beside `<id>.onnx` there may be others of its kind, `<id>.fp16.onnx`.
-pub(super) fn model_in(folder: &Path) -> Result<PathBuf> {
+fn model_in(folder: &Path) -> Result<PathBuf> {
     let failed = |e: std::io::Error| Error::Encoder(format!("cannot read {}: {e}", folder.display()));
     let entries: Vec<PathBuf> =
         folder.read_dir().map_err(failed)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)?;
@@ -197,6 +197,19 @@ fn open_file(path: &Path, card: Option<&Path>) -> Result<Available> {
     };
     check_sha256(&card.sha256, &sha256)?;
     Ok(Available { card, model: Model::File(path.to_path_buf()), sha256, bytes })
+}
+
+/// An ONNX file, or the only one in a folder, and the text of the card beside it (same name, `.toml`). `wrong` puts a reason in
+/// the words of whoever asks.
+pub(super) fn model_and_card(path: &Path, wrong: impl Fn(String) -> Error) -> Result<(PathBuf, String)> {
+    let file = if path.is_dir() { model_in(path)? } else { path.to_path_buf() };
+    if !file.is_file() {
+        return Err(wrong("no such file".into()));
+    }
+    let card = file.with_extension("toml");
+    let text = std::fs::read_to_string(&card)
+        .map_err(|e| wrong(format!("its card {} cannot be read: {e}", card.display())))?;
+    Ok((file, text))
 }
 
 /// That a model is the one that its card means; a card may leave it open.

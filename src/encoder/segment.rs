@@ -19,7 +19,7 @@ use super::card::{Dtype, Input, Known, Layout, is_id};
 use super::device::Device;
 use super::onnx::{self, SessionOptions};
 use super::preprocess;
-use super::registry::{check_sha256, file_identity, model_in};
+use super::registry::{check_sha256, file_identity, model_and_card};
 use crate::error::{Error, Result};
 use crate::resample::Filter;
 
@@ -149,16 +149,8 @@ impl Segmenter {
     /// # Errors
     /// [`Error::Tissue`] where file or card are missing or broken, [`Error::Encoder`] where the file's sha256 is not the card's.
     pub fn find(path: &Path, threads: usize) -> Result<Self> {
-        let wrong = |what: String| Err(Error::Tissue(format!("segmentation model {}: {what}", path.display())));
-        let file = if path.is_dir() { model_in(path)? } else { path.to_path_buf() };
-        if !file.is_file() {
-            return wrong("no such file".into());
-        }
-        let beside = file.with_extension("toml");
-        let text = match std::fs::read_to_string(&beside) {
-            Ok(text) => text,
-            Err(e) => return wrong(format!("its card {} cannot be read: {e}", beside.display())),
-        };
+        let wrong = |what: String| Error::Tissue(format!("segmentation model {}: {what}", path.display()));
+        let (file, text) = model_and_card(path, wrong)?;
         let card = SegmentCard::parse(&text)?;
         let (sha256, _) = file_identity(&file)?;
         check_sha256(&card.sha256, &sha256)?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::card::{Card, Known, Tile, is_id};
 use super::device::Device;
 use super::onnx::{self, SessionOptions};
-use super::registry::{check_sha256, file_identity, model_in};
+use super::registry::{check_sha256, file_identity, model_and_card};
 use crate::error::{Error, Result};
 
 /// What goes into a slide encoder.
@@ -167,16 +167,8 @@ pub struct SlideEncoder {
 /// # Errors
 /// [`Error::Encoder`] where file or card are missing or broken, or the file's sha256 is not the card's.
 pub fn find(path: &Path) -> Result<SlideEncoder> {
-    let wrong = |what: String| Err(Error::Encoder(format!("slide encoder {}: {what}", path.display())));
-    let file = if path.is_dir() { model_in(path)? } else { path.to_path_buf() };
-    if !file.is_file() {
-        return wrong("no such file".into());
-    }
-    let beside = file.with_extension("toml");
-    let text = match std::fs::read_to_string(&beside) {
-        Ok(text) => text,
-        Err(e) => return wrong(format!("its card {} cannot be read: {e}", beside.display())),
-    };
+    let wrong = |what: String| Error::Encoder(format!("slide encoder {}: {what}", path.display()));
+    let (file, text) = model_and_card(path, wrong)?;
     let card = SlideCard::parse(&text)?;
     let (sha256, _) = file_identity(&file)?;
     check_sha256(&card.sha256, &sha256)?;

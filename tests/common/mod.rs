@@ -1,6 +1,7 @@
 //! What whole-program tests share: where data and tools are, and how paraffin is run.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -104,4 +105,31 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     let walk = walkdir::WalkDir::new(directory).sort_by_file_name();
     let files = walk.into_iter().map(|e| e.expect("readable")).filter(|e| e.file_type().is_file());
     files.map(|e| e.path().strip_prefix(directory).expect("below").to_path_buf()).collect()
+}
+
+/// The files of an OUT, or some of them, with what they hold.
+pub type Contents = BTreeMap<PathBuf, Vec<u8>>;
+
+/// What the files hold that are `wanted`, by their paths below a directory.
+pub fn contents_where(directory: &Path, wanted: impl Fn(&Path) -> bool) -> Contents {
+    let kept = files(directory).into_iter().filter(|f| wanted(f));
+    kept.map(|f| (f.clone(), std::fs::read(directory.join(f)).expect("readable"))).collect()
+}
+
+/// All that must not depend on how a run went: every file but those of `site-private`, which hold paths and times.
+pub fn contents(out: &Path) -> Contents {
+    contents_where(out, |f| !f.starts_with("site-private"))
+}
+
+/// [`contents`] with the private files but the notes of runs, which hold times.
+pub fn contents_and_ids(out: &Path) -> Contents {
+    contents_where(out, |f| !f.starts_with("site-private/runs"))
+}
+
+/// That two OUTs hold the same; a difference is told by the files' names.
+#[track_caller]
+pub fn assert_same(got: &Contents, expected: &Contents) {
+    let names = got.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+    let differ: Vec<_> = names.into_iter().filter(|name| got.get(*name) != expected.get(*name)).collect();
+    assert!(differ.is_empty(), "these differ: {differ:?}");
 }
